@@ -1,0 +1,348 @@
+// Package transport carries VRRP messages: over multicast (224.0.0.18, IP
+// protocol 112), over unicast to the one peer, or over UDP where a cloud lets
+// nothing else pass. It knows sockets, not messages: what it delivers is neither
+// parsed nor verified.
+//
+// Reading is done by the caller, without blocking, so that a caller whose timer
+// has expired can first see everything that arrived before the deadline. A
+// goroutine only tells when there is something to read.
+package transport
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
+)
+
+// Kind is how adverts travel.
+type Kind uint8
+
+const (
+	Multicast Kind = iota // IP protocol 112 to 224.0.0.18
+	Unicast               // IP protocol 112 to the peer
+	UDP                   // UDP to the peer
+)
+
+// Group is the multicast group of VRRP over IPv4 (RFC 9568 section 5.1.1.2).
+var Group = netip.AddrFrom4([4]byte{224, 0, 0, 18})
+
+const (
+	protocolVRRP = 112
+	ttl          = 255
+	tos          = 0xc0 // internetwork control; also sets the queueing priority
+
+	// maxPacket holds the longest advert (255 IPv6 addresses and a trailer)
+	// with the longest IP header. What is longer is cut, and then refused.
+	maxPacket = 60 + 8 + 255*16 + 28
+
+	// receiveBuffer bounds what piles up while we do not run: a longer queue
+	// would only be staler news.
+	receiveBuffer = 64 << 10
+)
+
+// Config says where to send and what to listen for.
+type Config struct {
+	Kind      Kind
+	Interface string
+	Index     int // of the interface
+	Local     netip.Addr
+	Peer      netip.Addr // Unicast and UDP
+	Port      uint16     // UDP
+	VRID      uint8
+}
+
+// Packet is one message as it arrived. Payload is valid until the next Receive.
+type Packet struct {
+	Src, Dst netip.Addr
+	TTL      uint8 // 255 where the transport does not tell (UDP)
+	Payload  []byte
+	Arrived  time.Duration // boot clock, from the kernel's time stamp
+}
+
+// Conn is an open transport. Send, Receive and Close belong to one goroutine.
+type Conn struct {
+	cfg     Config
+	dst     netip.Addr
+	to      unix.SockaddrInet4
+	in, out *socket // the same one but for multicast
+
+	ready chan struct{}
+	rearm chan struct{}
+	done  chan struct{}
+	once  sync.Once
+
+	idle    bool // the queue was empty at emptied, and the watcher waits
+	emptied time.Duration
+	buf     [maxPacket]byte
+	oob     [64]byte
+}
+
+// socket is a descriptor for our own calls, which never block, and the file
+// by which the runtime's poller knows it.
+type socket struct {
+	fd   int
+	file *os.File
+}
+
+// Open binds the sockets. It fails while the interface or the local address
+// does not exist.
+func Open(cfg Config) (*Conn, error) {
+	c := &Conn{cfg: cfg, dst: cfg.Peer, ready: make(chan struct{}), rearm: make(chan struct{}, 1), done: make(chan struct{})}
+	var err error
+	switch cfg.Kind {
+	case Multicast:
+		c.dst = Group
+		if c.in, err = c.openGroup(); err == nil {
+			c.out, err = c.openRaw(deafFilter())
+		}
+	case Unicast:
+		c.in, err = c.openRaw(rawFilter(cfg.VRID))
+		c.out = c.in
+	case UDP:
+		c.in, err = c.openUDP()
+		c.out = c.in
+		c.to.Port = int(cfg.Port)
+	}
+	if err != nil {
+		c.closeSockets()
+		return nil, fmt.Errorf("open the election's socket on %s: %w", cfg.Interface, err)
+	}
+	c.to.Addr = c.dst.As4()
+	c.idle, c.emptied = true, bootclock.Now()
+	go c.watch()
+	return c, nil
+}
+
+// openGroup makes the socket that hears the group on one interface and nothing else.
+func (c *Conn) openGroup() (*socket, error) {
+	return c.open(unix.SOCK_RAW, protocolVRRP, Group, 0, rawFilter(c.cfg.VRID), func(fd int) error {
+		// Without this a socket hears the groups that any process joined.
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0); err != nil {
+			return err
+		}
+		return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP,
+			&unix.IPMreqn{Multiaddr: Group.As4(), Ifindex: int32(c.cfg.Index)})
+	})
+}
+
+// openRaw makes the socket that sends from the local address and, for unicast,
+// receives at it.
+func (c *Conn) openRaw(filter []bpf.Instruction) (*socket, error) {
+	return c.open(unix.SOCK_RAW, protocolVRRP, c.cfg.Local, 0, filter, func(fd int) error {
+		if err := unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF,
+			&unix.IPMreqn{Address: c.cfg.Local.As4(), Ifindex: int32(c.cfg.Index)}); err != nil {
+			return err
+		}
+		for _, o := range [...]struct{ option, value int }{
+			{unix.IP_MULTICAST_TTL, ttl}, {unix.IP_MULTICAST_LOOP, 0}, {unix.IP_TTL, ttl}, {unix.IP_TOS, tos},
+		} {
+			if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, o.option, o.value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// openUDP makes an unconnected socket: a connected one would report the peer's
+// closed port as an error of ours.
+func (c *Conn) openUDP() (*socket, error) {
+	return c.open(unix.SOCK_DGRAM, unix.IPPROTO_UDP, c.cfg.Local, c.cfg.Port, udpFilter(c.cfg.VRID), func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS, tos)
+	})
+}
+
+func (c *Conn) open(typ, proto int, bind netip.Addr, port uint16, filter []bpf.Instruction, more func(fd int) error) (*socket, error) {
+	fd, err := unix.Socket(unix.AF_INET, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	err = c.prepare(fd, filter, more)
+	if err == nil {
+		err = os.NewSyscallError("bind "+netip.AddrPortFrom(bind, port).String(),
+			unix.Bind(fd, &unix.SockaddrInet4{Addr: bind.As4(), Port: int(port)}))
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return &socket{fd, os.NewFile(uintptr(fd), "election")}, nil
+}
+
+func (c *Conn) prepare(fd int, filter []bpf.Instruction, more func(fd int) error) error {
+	// The filter stands before the socket is bound, so that nothing foreign is queued.
+	if err := setFilter(fd, filter); err != nil {
+		return os.NewSyscallError("setsockopt SO_ATTACH_FILTER", err)
+	}
+	if err := unix.BindToDevice(fd, c.cfg.Interface); err != nil {
+		return os.NewSyscallError("setsockopt SO_BINDTODEVICE", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer); err != nil {
+		return os.NewSyscallError("setsockopt SO_RCVBUF", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
+		return os.NewSyscallError("setsockopt SO_TIMESTAMPNS", err)
+	}
+	return os.NewSyscallError("setsockopt", more(fd))
+}
+
+func setFilter(fd int, program []bpf.Instruction) error {
+	raw, err := bpf.Assemble(program)
+	if err != nil {
+		return err
+	}
+	filter := make([]unix.SockFilter, len(raw))
+	for i, r := range raw {
+		filter[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+}
+
+// Destination is where adverts go: part of their checksum.
+func (c *Conn) Destination() netip.Addr { return c.dst }
+
+// Ready delivers a value when there is something to Receive after an empty queue.
+func (c *Conn) Ready() <-chan struct{} { return c.ready }
+
+func (c *Conn) watch() {
+	raw, err := c.in.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	poll := []unix.PollFd{{Events: unix.POLLIN}}
+	for {
+		// The runtime's poller reports edges: what is already there is asked for.
+		err := raw.Read(func(fd uintptr) bool {
+			poll[0].Fd = int32(fd)
+			n, err := unix.Poll(poll, 0)
+			return n > 0 && err == nil
+		})
+		if err != nil {
+			return
+		}
+		select {
+		case c.ready <- struct{}{}:
+		case <-c.done:
+			return
+		}
+		select {
+		case <-c.rearm:
+		case <-c.done:
+			return
+		}
+	}
+}
+
+// Receive returns the next packet that waits, or false when there is none.
+// An error is the socket's (the network is down, say), not the sender's.
+func (c *Conn) Receive() (Packet, bool, error) {
+	var (
+		n, oobn int
+		from    unix.Sockaddr
+		err     error
+	)
+	for {
+		n, oobn, _, from, err = unix.Recvmsg(c.in.fd, c.buf[:], c.oob[:], unix.MSG_DONTWAIT)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	now := bootclock.Now()
+	if err != nil {
+		c.emptied = now
+		if !c.idle {
+			c.idle = true
+			c.rearm <- struct{}{}
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			return Packet{}, false, nil
+		}
+		return Packet{}, false, os.NewSyscallError("recvmsg", err)
+	}
+	p := Packet{TTL: ttl, Dst: c.cfg.Local, Arrived: now - c.age(c.oob[:oobn], now)}
+	if sa, ok := from.(*unix.SockaddrInet4); ok {
+		p.Src = netip.AddrFrom4(sa.Addr)
+	}
+	if c.cfg.Kind == UDP {
+		p.Payload = c.buf[:n]
+		return p, true, nil
+	}
+	p.TTL, p.Dst, p.Payload = splitHeader(c.buf[:n])
+	return p, true, nil
+}
+
+// Woken must be called by who took a value from Ready: the watcher then waits
+// until a Receive has found the queue empty or failed.
+func (c *Conn) Woken() { c.idle = false }
+
+// splitHeader takes the IPv4 header, which a raw socket delivers, off a packet.
+func splitHeader(b []byte) (ttl uint8, dst netip.Addr, payload []byte) {
+	if len(b) < 20 {
+		return 0, netip.Addr{}, nil
+	}
+	header := int(b[0]&0x0f) * 4
+	if header < 20 || header > len(b) {
+		return 0, netip.Addr{}, nil
+	}
+	return b[8], netip.AddrFrom4([4]byte(b[16:20])), b[header:]
+}
+
+// age tells from the kernel's time stamp how long a packet has waited: at most
+// since the queue was last seen empty.
+func (c *Conn) age(oob []byte, now time.Duration) time.Duration {
+	for len(oob) > 0 {
+		header, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			break
+		}
+		if header.Level == unix.SOL_SOCKET && header.Type == unix.SO_TIMESTAMPNS && len(data) >= 16 {
+			stamp := unix.Timespec{Sec: int64(binary.NativeEndian.Uint64(data)), Nsec: int64(binary.NativeEndian.Uint64(data[8:]))}
+			return max(0, min(bootclock.Age(stamp), now-c.emptied))
+		}
+		oob = rest
+	}
+	return 0
+}
+
+// Send sends one message to the group or the peer.
+func (c *Conn) Send(message []byte) error {
+	for {
+		err := unix.Sendto(c.out.fd, message, unix.MSG_DONTWAIT, &c.to)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ECONNREFUSED):
+			return nil // the peer's daemon is down, which is for the election to find out
+		default:
+			return os.NewSyscallError("sendto "+c.dst.String(), err)
+		}
+	}
+}
+
+// Close closes the sockets and ends the watcher.
+func (c *Conn) Close() error {
+	c.once.Do(func() { close(c.done) })
+	return c.closeSockets()
+}
+
+func (c *Conn) closeSockets() error {
+	var err error
+	for _, s := range []*socket{c.in, c.out} {
+		if s == nil {
+			continue
+		}
+		if cerr := s.file.Close(); cerr != nil && !errors.Is(cerr, os.ErrClosed) {
+			err = errors.Join(err, cerr)
+		}
+	}
+	return err
+}
