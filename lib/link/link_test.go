@@ -1,0 +1,162 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var local = netip.MustParseAddr("10.9.0.1")
+
+func TestFault(t *testing.T) {
+	good := State{Name: "eth0", Index: 2, Up: true, Carrier: true, Has: true, Local: local}
+	with := func(change func(*State)) State {
+		s := good
+		change(&s)
+		return s
+	}
+	for _, row := range []struct {
+		name    string
+		state   State
+		want    string // "" is none
+		carrier bool
+	}{
+		{"all is well", good, "", false},
+		{"no interface", State{Name: "eth7", Local: local}, "there is no interface eth7", false},
+		{"down", with(func(s *State) { s.Up, s.Carrier = false, false }), "ip link set eth0 up", false},
+		{"no carrier", with(func(s *State) { s.Carrier = false }), "no carrier", true},
+		{"no address at all", with(func(s *State) { s.Has = false }), "has no IPv4 address", false},
+		{"another address", with(func(s *State) { s.Has, s.Others = false, []netip.Addr{netip.MustParseAddr("10.9.0.9")} }), "not on eth0, which has 10.9.0.9", false},
+		{"no address and no carrier", with(func(s *State) { s.Has, s.Carrier = false, false }), "has no IPv4 address", false},
+	} {
+		words, carrierOnly := row.state.Fault()
+		if (words == "") != (row.want == "") || !strings.Contains(words, row.want) || carrierOnly != row.carrier {
+			t.Errorf("%s: %q, carrier only %v; want %q, %v", row.name, words, carrierOnly, row.want, row.carrier)
+		}
+	}
+}
+
+// seen collects what a Watcher reports.
+type seen struct {
+	mu      sync.Mutex
+	state   State
+	states  int
+	removed map[netip.Addr]bool
+	trouble []string
+}
+
+func (s *seen) eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		s.mu.Lock()
+		good := ok()
+		s.mu.Unlock()
+		if good {
+			return
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.Fatalf("%s: not within 5 s; last state %+v, removed %v, trouble %v", what, s.state, s.removed, s.trouble)
+}
+
+func TestWatch(t *testing.T) {
+	commands := make(chan string)
+	results := make(chan error)
+	ready := make(chan error)
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &seen{removed: map[netip.Addr]bool{}}
+	ended := make(chan struct{})
+	// Both the watcher and the commands run on threads of one new namespace.
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		ready <- err
+		if err != nil {
+			return
+		}
+		for c := range commands {
+			var out []byte
+			if c == "watch" {
+				ns, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+				go func() {
+					defer close(ended)
+					defer unix.Close(ns)
+					runtime.LockOSThread()
+					if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+						return
+					}
+					Watcher{
+						State:   func(st State) { s.mu.Lock(); s.state = st; s.states++; s.mu.Unlock() },
+						Removed: func(ip netip.Addr) { s.mu.Lock(); s.removed[ip] = true; s.mu.Unlock() },
+						Links:   func() {},
+						Trouble: func(err error) { s.mu.Lock(); s.trouble = append(s.trouble, err.Error()); s.mu.Unlock() },
+					}.Watch(ctx, "eth0", local)
+				}()
+				results <- err
+				continue
+			}
+			out, err := exec.Command("sh", "-euc", c).CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%s: %w: %s", c, err, out)
+			}
+			results <- err
+		}
+	}()
+	if err := <-ready; err != nil {
+		t.Skipf("no network namespace here (needs root): %v", err)
+	}
+	do := func(c string) {
+		t.Helper()
+		commands <- c
+		if err := <-results; err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { cancel(); <-ended; close(commands) })
+
+	do("watch")
+	s.eventually(t, "no interface yet", func() bool { return s.states == 1 && s.state.Index == 0 })
+	do("ip link add eth0 type veth peer name far; ip link set far up; ip link set eth0 up")
+	s.eventually(t, "an interface with a carrier", func() bool { return s.state.Index != 0 && s.state.Carrier && !s.state.Has })
+	do("ip addr add 10.9.0.77/24 dev eth0; ip addr add 10.9.0.1/24 dev eth0")
+	s.eventually(t, "the local address", func() bool { return s.state.Has && s.state.Prefix.Bits() == 24 })
+	do("ip link set far down")
+	s.eventually(t, "no carrier", func() bool { _, only := s.state.Fault(); return only })
+	do("ip link set far up")
+	s.eventually(t, "a carrier", func() bool { words, _ := s.state.Fault(); return words == "" })
+	do("ip addr del 10.9.0.1/24 dev eth0")
+	s.eventually(t, "the address removed", func() bool { return !s.state.Has && s.removed[local] })
+	do("ip addr add 10.9.0.1/24 dev eth0")
+	s.eventually(t, "the address back", func() bool { return s.state.Has })
+	s.mu.Lock()
+	old := s.state.Index
+	s.mu.Unlock()
+	do("ip link del eth0")
+	s.eventually(t, "the interface deleted", func() bool { return s.state.Index == 0 })
+	do("ip link add eth0 type veth peer name far; ip link set far up; ip link set eth0 up; ip addr add 10.9.0.1/24 dev eth0")
+	s.eventually(t, "recreated", func() bool { words, _ := s.state.Fault(); return words == "" && s.state.Index != old })
+	do("ip link set eth0 down; ip link set eth0 name eth9")
+	s.eventually(t, "renamed", func() bool { return s.state.Index == 0 })
+	do("ip link set eth9 name eth0; ip link set eth0 up")
+	s.eventually(t, "renamed back", func() bool { return s.state.Index != 0 && s.state.Up })
+	// What others do does not disturb.
+	s.mu.Lock()
+	states := s.states
+	s.mu.Unlock()
+	do("for i in $(seq 200); do echo addr add 10.8.0.$i/32 dev far; done | ip -batch -; ip addr flush dev far")
+	s.eventually(t, "a foreign removal", func() bool { return s.removed[netip.MustParseAddr("10.8.0.200")] })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.states != states || len(s.trouble) != 0 {
+		t.Errorf("%d reports about another interface, trouble %v", s.states-states, s.trouble)
+	}
+}
