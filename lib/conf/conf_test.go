@@ -272,6 +272,7 @@ func TestRefused(t *testing.T) {
 		{`$garp_refresh="0.5";`, `:7: $garp_refresh: "0.5": not a multiple of 1: want 0 to 86400 seconds`},
 		{`$hook_timeout="0";`, `:7: $hook_timeout: "0": want 1 to 3600 seconds`},
 		{`$preempt="maybe";`, `:7: $preempt: "maybe": want true or false`},
+		{`$transport="udp"; $password="";`, `:7: $transport: "udp": want a $password with it, because hosts of any network can send to a UDP port`},
 		{`$transport="tcp";`, `:7: $transport: "tcp": want multicast or unicast or udp`},
 		{`$link_loss="";`, `:7: $link_loss: "": want fault or ignore`},
 		{`$protocol="carp";`, `:7: $protocol: "carp": comes with a later version: want vrrp`},

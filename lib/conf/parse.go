@@ -271,8 +271,9 @@ func (p *parser) fill() {
 	}
 }
 
-// compare makes sure that the three addresses are three. One that was refused
-// is the zero Addr.
+// compare makes sure that the three addresses are three, one that was refused
+// being the zero Addr, and that UDP, which hosts of other networks can send
+// too, is signed.
 func (p *parser) compare(c *Config) {
 	differ := func(a, b string, same bool, want string) {
 		first, second := p.vars[a], p.vars[b]
@@ -287,6 +288,9 @@ func (p *parser) compare(c *Config) {
 	differ("local_ip", "remote_ip", c.LocalIP.IsValid() && c.LocalIP == c.RemoteIP, "the address of the other node")
 	differ("local_ip", "cluster_ip", c.LocalIP.IsValid() && c.LocalIP == c.ClusterIP, "an address apart from those of the nodes")
 	differ("remote_ip", "cluster_ip", c.RemoteIP.IsValid() && c.RemoteIP == c.ClusterIP, "an address apart from those of the nodes")
+	if password := p.vars["password"]; c.Transport == UDP && c.Password == "" && (password == nil || password.ok) {
+		p.fail(p.lineOf("transport"), "transport", `"udp": want a $password with it, because hosts of any network can send to a UDP port`)
+	}
 }
 
 // advise says what works, but not well.
