@@ -37,7 +37,9 @@ type Sink struct {
 	lost   atomic.Uint64
 	system *syslog.Writer
 	stderr io.Writer // nil: not there
-	retry  time.Time
+
+	onStderr atomic.Bool
+	retry    time.Time
 }
 
 // Open starts logging under a program's name.
@@ -61,10 +63,14 @@ const redialAfter = 10 * time.Second
 func (s *Sink) dial() {
 	s.retry = time.Now().Add(redialAfter)
 	s.system, _ = syslog.New(syslog.LOG_DAEMON|syslog.LOG_INFO, s.tag)
+	s.onStderr.Store(s.stderr != nil || s.system == nil)
 }
 
 // Logger returns a logger that writes to the sink.
 func (s *Sink) Logger() *slog.Logger { return slog.New(handler{sink: s}) }
+
+// OnStderr tells whether the lines go to standard error.
+func (s *Sink) OnStderr() bool { return s.onStderr.Load() }
 
 // Flush waits, at most for limit, until everything logged so far is written.
 func (s *Sink) Flush(limit time.Duration) {
