@@ -1,0 +1,252 @@
+package lab
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Claim is what one node says of itself.
+type Claim struct {
+	Power   bool
+	Address bool   // has the address, on some interface
+	Status  string // the word in the status file
+}
+
+// Change is the moment when the claim of a node was seen to be another.
+type Change struct {
+	At   time.Time
+	Node string
+	Claim
+}
+
+// Watch looks every millisecond at what both nodes claim.
+type Watch struct {
+	addr netip.Addr
+	stop chan struct{}
+	done chan struct{}
+	once sync.Once
+	eyes []*eye
+
+	mu      sync.Mutex
+	changes []Change
+	end     time.Time
+}
+
+// eye is kept on one node. What it holds open belongs to one boot.
+type eye struct {
+	node   *Node
+	boot   *boot
+	routes int // netlink socket in the node's network
+	root   int // the node's files
+	last   Claim
+}
+
+// Watch begins to watch who has the address, and what the status files say.
+func (l *Lab) Watch(addr netip.Addr) *Watch {
+	w := &Watch{addr: addr, stop: make(chan struct{}), done: make(chan struct{})}
+	for _, n := range l.Nodes() {
+		w.eyes = append(w.eyes, &eye{node: n})
+	}
+	w.look(true)
+	l.onClose(func() { w.Stop() })
+	go onThread(w.run)
+	return w
+}
+
+func (w *Watch) run() error {
+	defer close(w.done)
+	favour()
+	for due := time.Now(); ; {
+		select {
+		case <-w.stop:
+			for _, e := range w.eyes {
+				e.shut()
+			}
+			return nil
+		default:
+		}
+		w.look(false)
+		for due = due.Add(ProbeInterval); time.Until(due) <= 0; {
+			due = due.Add(ProbeInterval)
+		}
+		wait := unix.NsecToTimespec(int64(time.Until(due)))
+		unix.Nanosleep(&wait, nil)
+	}
+}
+
+func (w *Watch) look(first bool) {
+	for _, e := range w.eyes {
+		claim := e.claim(w.addr)
+		if claim == e.last && !first {
+			continue
+		}
+		e.last = claim
+		w.mu.Lock()
+		w.changes = append(w.changes, Change{time.Now(), e.node.Name, claim})
+		w.mu.Unlock()
+	}
+}
+
+func (e *eye) claim(addr netip.Addr) Claim {
+	e.node.mu.RLock()
+	defer e.node.mu.RUnlock()
+	if e.node.boot != e.boot {
+		e.shut()
+		e.open()
+	}
+	if e.boot == nil {
+		return Claim{}
+	}
+	claim := Claim{Power: true, Address: e.isLocal(addr)}
+	file, err := unix.Openat(e.root, StatusPath[1:], unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		var text [64]byte
+		size, _ := unix.Read(file, text[:])
+		unix.Close(file)
+		claim.Status = string(bytes.TrimSpace(text[:max(size, 0)]))
+	}
+	return claim
+}
+
+// isLocal asks for the route to addr, which costs the same however many addresses there are.
+func (e *eye) isLocal(addr netip.Addr) bool {
+	var buffer [4096]byte
+	request := binary.NativeEndian.AppendUint32(buffer[:0], unix.SizeofNlMsghdr+unix.SizeofRtMsg+unix.SizeofRtAttr+4)
+	request = binary.NativeEndian.AppendUint16(request, unix.RTM_GETROUTE)
+	request = binary.NativeEndian.AppendUint16(request, unix.NLM_F_REQUEST)
+	request = append(request, 0, 0, 0, 0, 0, 0, 0, 0)
+	request = append(request, unix.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	request = binary.NativeEndian.AppendUint16(request, unix.SizeofRtAttr+4)
+	request = binary.NativeEndian.AppendUint16(request, unix.RTA_DST)
+	request = append(request, addr.AsSlice()...)
+	if unix.Send(e.routes, request, 0) != nil {
+		return false
+	}
+	size, _, err := unix.Recvfrom(e.routes, buffer[:], 0)
+	const routeType = unix.SizeofNlMsghdr + 7
+	return err == nil && size > routeType && binary.NativeEndian.Uint16(buffer[4:]) == unix.RTM_NEWROUTE &&
+		buffer[routeType] == unix.RTN_LOCAL
+}
+
+func (e *eye) open() {
+	b := e.node.boot
+	if b == nil {
+		return
+	}
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", b.pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	var routes int
+	err = b.within(netNamespace, func() (err error) {
+		if routes, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE); err != nil {
+			return err
+		}
+		return unix.Connect(routes, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	})
+	if err != nil {
+		unix.Close(root)
+		return
+	}
+	e.boot, e.root, e.routes = b, root, routes
+}
+
+func (e *eye) shut() {
+	if e.boot != nil {
+		unix.Close(e.root)
+		unix.Close(e.routes)
+	}
+	e.boot = nil
+}
+
+// Changes lists what was seen, oldest first, beginning with the state at the start.
+func (w *Watch) Changes() []Change {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.changes)
+}
+
+// Stop ends the watch and gives all changes.
+func (w *Watch) Stop() []Change {
+	w.once.Do(func() {
+		close(w.stop)
+		<-w.done
+		w.mu.Lock()
+		w.end = time.Now()
+		w.mu.Unlock()
+	})
+	return w.Changes()
+}
+
+// Longest is the longest time, not counting what was before since, during which the claims of lb1 and lb2 were such.
+func (w *Watch) Longest(since time.Time, such func(lb1, lb2 Claim) bool) time.Duration {
+	changes := w.Changes()
+	w.mu.Lock()
+	end := w.end
+	w.mu.Unlock()
+	if end.IsZero() {
+		end = time.Now()
+	}
+	var claims [2]Claim
+	var longest time.Duration
+	var from time.Time // when it became such; zero while it is not
+	for i, c := range changes {
+		claims[slices.IndexFunc(w.eyes, func(e *eye) bool { return e.node.Name == c.Node })] = c.Claim
+		if i == 0 {
+			continue // The second node's state at the start is still to come.
+		}
+		switch {
+		case !such(claims[0], claims[1]):
+			from = time.Time{}
+			continue
+		case from.IsZero():
+			from = c.At
+		}
+		until := end
+		if i+1 < len(changes) {
+			until = changes[i+1].At
+		}
+		if from.Before(since) {
+			from = since
+		}
+		longest = max(longest, until.Sub(from))
+	}
+	return longest
+}
+
+// TwoMasters is the longest time since then with both status files saying master.
+func (w *Watch) TwoMasters(since time.Time) time.Duration {
+	return w.Longest(since, func(a, b Claim) bool { return a.Status == "master" && b.Status == "master" })
+}
+
+// TwoHolders is the longest time since then with the address on both nodes.
+func (w *Watch) TwoHolders(since time.Time) time.Duration {
+	return w.Longest(since, func(a, b Claim) bool { return a.Address && b.Address })
+}
+
+// NoHolder is the longest time since then with the address on neither node.
+func (w *Watch) NoHolder(since time.Time) time.Duration {
+	return w.Longest(since, func(a, b Claim) bool { return !a.Address && !b.Address })
+}
+
+// Last is the time when a node's claim last became such, and whether it is such now.
+func (w *Watch) Last(n *Node, such func(Claim) bool) (at time.Time, now bool) {
+	for _, c := range w.Changes() {
+		if c.Node != n.Name {
+			continue
+		}
+		is := such(c.Claim)
+		if is && !now {
+			at = c.At
+		}
+		now = is
+	}
+	return at, now
+}
