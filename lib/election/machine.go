@@ -1,0 +1,516 @@
+// Package election decides which node is master: the state machine of RFC 9568
+// section 6.4 for one virtual router, with what a pair of nodes that share a
+// password may do better (a verified goodbye is an invitation, a planned
+// hand-over keeps the address until the successor is heard) and with what a
+// real machine needs besides (stalls, resumption after a crash, link faults).
+//
+// It is pure: no clock, socket, file, goroutine or log. Time comes in with each
+// event and goes out as the next deadline; everything else that should happen
+// comes out as ordered effects. It imports no other package of the project.
+package election
+
+import (
+	"math"
+	"net/netip"
+	"time"
+)
+
+// Never is the deadline of a machine that waits for no time.
+const Never = time.Duration(math.MaxInt64)
+
+// Config is one node's part in one virtual router.
+type Config struct {
+	Priority  uint8         // 1 to 254; 255 is the address owner of RFC 9568
+	Interval  time.Duration // own advertisement interval
+	DeadRatio int           // missed advertisements until the master counts as dead
+	Preempt   bool          // take over from a healthy master of lower priority
+	Local     netip.Addr    // breaks ties
+	Peer      netip.Addr    // the one configured peer
+	Signed    bool          // every Advert event was verified with the password
+}
+
+type departure uint8
+
+const (
+	staying departure = iota
+	handingOver
+	stopping
+)
+
+// Machine is one node's election. It is not safe for concurrent use.
+type Machine struct {
+	cfg   Config
+	state State
+
+	interval time.Duration // of the master that a backup listens to (Active_Adver_Interval)
+	deadline time.Duration // down interval of a backup, next advert of a master, end of listening
+	sent     time.Duration // when a master last advertised
+
+	heard     bool       // the backup was in step with a master
+	left      bool       // that master said goodbye, the backup's deadline is a skew time
+	outranked bool       // the backup lets its timer run out on a master of lower priority
+	from      netip.Addr // the master a backup listens to
+	proven    bool       // a valid advert was heard since the start, or we were master
+	held      bool       // the promotion is held, and that was noted
+	excused   bool       // a late timer was excused once
+	holdUntil time.Duration
+
+	listening bool // a master after a stall: silent until it is clear who is master
+	leaving   departure
+	leaveBy   time.Duration
+	announced time.Duration // when the last schedule of announcements was started
+
+	answers      int // adverts that answered others since answersSince
+	answersSince time.Duration
+
+	effects []Effect
+}
+
+// New returns a machine in Init. It waits for Start or Resume.
+func New(cfg Config) *Machine {
+	return &Machine{cfg: cfg, interval: cfg.Interval, deadline: Never, leaveBy: Never,
+		effects: make([]Effect, 0, 16)}
+}
+
+// State is the machine's state.
+func (m *Machine) State() State { return m.state }
+
+// Leaving tells whether a master is handing over or stopping.
+func (m *Machine) Leaving() bool { return m.leaving != staying }
+
+// Listening tells whether a master is silent after a stall.
+func (m *Machine) Listening() bool { return m.listening }
+
+// MasterInterval is the advertisement interval in force: the learned one on a
+// backup, the own one on a master.
+func (m *Machine) MasterInterval() time.Duration {
+	if m.state == Backup {
+		return m.interval
+	}
+	return m.cfg.Interval
+}
+
+// DownInterval is the down interval in force on this node.
+func (m *Machine) DownInterval() time.Duration {
+	return DownInterval(m.cfg.Priority, m.MasterInterval(), m.cfg.DeadRatio)
+}
+
+// Handle takes one event at the time now and returns what is to be done, in
+// this order, and when to come back with Tick (Never: only with another event).
+// now must not run backwards and should go on while the machine is suspended
+// (CLOCK_BOOTTIME). The effects are valid until the next call.
+func (m *Machine) Handle(now time.Duration, ev Event) (effects []Effect, next time.Duration) {
+	m.effects = m.effects[:0]
+	if m.state == Master && !m.listening && m.leaving == staying {
+		if silent := now - m.sent; silent > m.DownInterval() {
+			m.listen(now, silent)
+		}
+	}
+	switch m.state {
+	case Init:
+		m.handleInit(now, ev)
+	case Backup:
+		m.handleBackup(now, ev)
+	case Master:
+		switch {
+		case m.listening:
+			m.handleListening(now, ev)
+		case m.leaving != staying:
+			m.handleLeaving(now, ev)
+		default:
+			m.handleMaster(now, ev)
+		}
+	case Fault:
+		m.handleFault(now, ev)
+	}
+	return m.effects, min(m.deadline, m.leaveBy)
+}
+
+func (m *Machine) handleInit(now time.Duration, ev Event) {
+	switch ev.Kind {
+	case Start:
+		if m.cfg.Priority == 255 {
+			m.promote(now, Effect{Reason: AddressOwner})
+			return
+		}
+		// Whatever a dead master left behind on this node goes first.
+		m.do(Effect{Kind: RaiseGuard})
+		m.proven, m.held = false, false
+		m.enterBackup(now, Effect{Reason: Started})
+		m.do(Effect{Kind: RemoveAddresses}, Effect{Kind: RunStopHook})
+	case Resume:
+		m.promote(now, Effect{Reason: Resumed})
+	case HandOver:
+		m.note(Effect{Reason: NotMaster})
+	}
+}
+
+func (m *Machine) handleBackup(now time.Duration, ev Event) {
+	switch ev.Kind {
+	case Tick:
+		if now >= m.deadline {
+			m.masterSilent(now)
+		}
+	case Advert:
+		m.backupHears(now, ev)
+	case Unverifiable:
+		// Two nodes whose passwords or dialects differ must not both be master
+		// because one of them was restarted. A node that has once verified its peer, or was
+		// master, cannot be held this way.
+		if !m.proven && ev.From == m.cfg.Peer {
+			m.deadline = now + m.DownInterval()
+			if !m.held {
+				m.held = true
+				m.note(Effect{Reason: Held, From: ev.From})
+			}
+		}
+	case LinkLost:
+		m.fail(Effect{Reason: LinkFailed})
+	case CarrierLost:
+		// On a crossover cable the peer's power-off looks like this. Only a
+		// backup that heard its master until now may conclude that it died.
+		if m.heard {
+			m.note(Effect{Reason: CarrierGone})
+			return
+		}
+		m.fail(Effect{Reason: LinkFailed})
+	case HandOver:
+		m.note(Effect{Reason: NotMaster})
+	case Stop:
+		m.stopped()
+	}
+}
+
+func (m *Machine) backupHears(now time.Duration, ev Event) {
+	if m.isCopy(ev) {
+		return
+	}
+	m.proven = true
+	switch {
+	case ev.Priority == 0 && m.cfg.Signed && ev.From == m.cfg.Peer:
+		m.promote(now, Effect{Reason: Invited, From: ev.From})
+	case ev.Priority == 0:
+		m.deadline = now + SkewTime(m.cfg.Priority, m.interval)
+		m.left, m.outranked, m.from = true, false, ev.From
+	case m.preempts(now) && ev.Priority < m.cfg.Priority:
+		// Not listened to: the timer runs on, and we take over when it ends.
+		m.outranked, m.from = true, ev.From
+	default:
+		m.follow(now, ev)
+	}
+}
+
+// follow makes the sender of the advert the master that the backup listens to.
+func (m *Machine) follow(now time.Duration, ev Event) {
+	if ev.Interval != m.interval && ev.Interval != m.cfg.Interval {
+		m.note(Effect{Reason: IntervalSeen, From: ev.From, Interval: ev.Interval})
+	}
+	m.interval = ev.Interval
+	m.deadline = now + m.DownInterval()
+	m.heard, m.left, m.outranked, m.excused, m.from = true, false, false, false, ev.From
+}
+
+func (m *Machine) preempts(now time.Duration) bool {
+	return now >= m.holdUntil && (m.cfg.Preempt || m.cfg.Priority == 255)
+}
+
+func (m *Machine) masterSilent(now time.Duration) {
+	// A node that did not run (a paused virtual machine) heard nothing because
+	// it did not listen. It listens once more; only once, so that a machine
+	// that is always late still takes over.
+	if late := now - m.deadline; late > m.interval && !m.excused {
+		m.excused = true
+		m.deadline = now + m.DownInterval()
+		m.note(Effect{Reason: LateTimer, After: late})
+		return
+	}
+	reason := Effect{Reason: MasterSilent, From: m.from, After: m.DownInterval()}
+	switch {
+	case m.outranked:
+		reason = Effect{Reason: Preempted, From: m.from}
+	case m.left:
+		reason = Effect{Reason: MasterLeft, From: m.from}
+	}
+	m.promote(now, reason)
+}
+
+func (m *Machine) handleMaster(now time.Duration, ev Event) {
+	switch ev.Kind {
+	case Tick:
+		if now < m.deadline {
+			return
+		}
+		due := m.deadline
+		m.advertise(now)
+		if next := due + m.cfg.Interval; next > now {
+			m.deadline = next // no drift from late wake-ups
+		}
+	case Advert:
+		m.masterHears(now, ev)
+	case LinkLost:
+		m.do(Effect{Kind: RaiseGuard}, Effect{Kind: SendAdvert})
+		m.release(Fault, Effect{Reason: LinkFailed})
+		m.deadline = Never
+	case CarrierLost:
+		m.note(Effect{Reason: CarrierGone})
+	case LinkBack:
+		m.announce(now)
+	case HandOver:
+		m.leave(now, handingOver, HandOverLimit)
+	case Stop:
+		m.leave(now, stopping, StopLimit)
+	}
+}
+
+func (m *Machine) masterHears(now time.Duration, ev Event) {
+	if m.isCopy(ev) {
+		return
+	}
+	switch {
+	case ev.Priority == 0:
+		if m.answer(now) && (m.cfg.Signed || now-m.announced >= announceApart) {
+			m.announce(now)
+		}
+	case ev.Priority > m.cfg.Priority:
+		m.yield(now, ev, HigherPriority)
+	case ev.Priority == m.cfg.Priority && ev.From.Compare(m.cfg.Local) > 0:
+		m.yield(now, ev, HigherAddress)
+	default:
+		m.answer(now)
+		if now-m.announced >= announceApart {
+			m.note(Effect{Reason: LosingRival, From: ev.From})
+			m.announce(now)
+		}
+	}
+}
+
+// listen silences a master that was stalled for longer than the down interval:
+// somebody else probably is master by now.
+func (m *Machine) listen(now, silent time.Duration) {
+	m.listening = true
+	m.deadline = now + m.DownInterval()
+	m.do(Effect{Kind: RaiseGuard}, Effect{Kind: StopAnnouncing})
+	m.note(Effect{Reason: Stalled, After: silent})
+}
+
+func (m *Machine) handleListening(now time.Duration, ev Event) {
+	switch ev.Kind {
+	case Tick:
+		if now >= m.deadline {
+			m.goOn(now)
+		}
+	case Advert:
+		switch {
+		case m.isCopy(ev):
+		case ev.Priority == 0:
+			m.goOn(now)
+		default:
+			m.yield(now, ev, ReplacedMeantime)
+		}
+	case LinkLost:
+		m.listening = false
+		m.release(Fault, Effect{Reason: LinkFailed})
+		m.deadline = Never
+	case CarrierLost:
+		m.note(Effect{Reason: CarrierGone})
+	case HandOver:
+		m.note(Effect{Reason: NotMaster})
+	case Stop:
+		m.listening = false
+		m.do(Effect{Kind: SendAdvert}) // nobody may have taken over
+		m.release(Init, Effect{Reason: Stopping})
+		m.deadline = Never
+	}
+}
+
+func (m *Machine) goOn(now time.Duration) {
+	m.listening = false
+	m.advertise(now)
+	m.do(Effect{Kind: LowerGuard})
+	m.announce(now)
+	m.note(Effect{Reason: StallOver})
+}
+
+// leave starts a departure: goodbye first, the address stays until the
+// successor is heard or the limit is over.
+func (m *Machine) leave(now time.Duration, how departure, limit time.Duration) {
+	m.leaving = how
+	m.leaveBy = now + limit
+	m.goodbye(now)
+}
+
+func (m *Machine) goodbye(now time.Duration) {
+	m.do(Effect{Kind: SendAdvert})
+	m.deadline = Never
+	if m.cfg.Signed {
+		m.deadline = now + goodbyeRepeat
+	}
+}
+
+func (m *Machine) handleLeaving(now time.Duration, ev Event) {
+	switch ev.Kind {
+	case Tick:
+		switch {
+		case now < m.leaveBy:
+			if now >= m.deadline {
+				m.goodbye(now)
+			}
+		case m.leaving == stopping:
+			m.depart(now, Effect{Reason: Stopping})
+		case now-m.leaveBy > m.DownInterval():
+			late := now - m.leaveBy
+			m.leaving, m.leaveBy = staying, Never
+			m.listen(now, late)
+		default:
+			m.leaving, m.leaveBy = staying, Never
+			m.advertise(now)
+			m.announce(now)
+			m.note(Effect{Reason: NoSuccessor, After: HandOverLimit})
+		}
+	case Advert:
+		if m.isCopy(ev) || ev.Priority == 0 {
+			return
+		}
+		if m.leaving == stopping {
+			m.depart(now, Effect{Reason: Stopping, From: ev.From})
+			return
+		}
+		m.leaving, m.leaveBy = staying, Never
+		m.holdUntil = now + PreemptHold
+		m.yield(now, ev, HandedOver)
+	case LinkLost:
+		stop := m.leaving == stopping
+		m.leaving, m.leaveBy, m.deadline = staying, Never, Never
+		m.do(Effect{Kind: RaiseGuard})
+		if stop {
+			m.release(Init, Effect{Reason: Stopping})
+		} else {
+			m.release(Fault, Effect{Reason: LinkFailed})
+		}
+	case Stop:
+		if m.leaving == handingOver {
+			m.leave(now, stopping, StopLimit)
+		}
+	}
+}
+
+// depart ends a stop. The last goodbye, sent once nothing of ours answers for
+// the address any more, makes the successor announce again.
+func (m *Machine) depart(now time.Duration, why Effect) {
+	m.leaving, m.leaveBy, m.deadline = staying, Never, Never
+	m.do(Effect{Kind: RaiseGuard}, Effect{Kind: SendAdvert})
+	m.release(Init, why)
+}
+
+// yield makes a master a backup of the rival it heard. The goodbye makes the
+// survivor announce once more, now that our guard stands.
+func (m *Machine) yield(now time.Duration, ev Event, why Reason) {
+	if !m.listening {
+		m.do(Effect{Kind: RaiseGuard})
+	}
+	m.listening = false
+	m.do(Effect{Kind: SendAdvert})
+	m.release(Backup, Effect{Reason: why, From: ev.From})
+	m.follow(now, ev)
+}
+
+// release is what every demotion shares, after the guard is up.
+func (m *Machine) release(to State, why Effect) {
+	m.do(Effect{Kind: StopAnnouncing})
+	m.enter(to, why)
+	m.do(Effect{Kind: RemoveAddresses}, Effect{Kind: RunStopHook})
+}
+
+func (m *Machine) promote(now time.Duration, why Effect) {
+	// RFC order: the advert first, so that an old master drops the address
+	// before our announcements go out.
+	m.advertise(now)
+	m.do(Effect{Kind: LowerGuard}, Effect{Kind: AddAddresses})
+	m.announce(now)
+	m.enter(Master, why)
+	m.do(Effect{Kind: RunStartHook})
+	m.proven = true
+}
+
+func (m *Machine) handleFault(now time.Duration, ev Event) {
+	switch ev.Kind {
+	case LinkBack:
+		m.enterBackup(now, Effect{Reason: LinkReturned})
+		m.do(Effect{Kind: AnnounceSelf})
+	case HandOver:
+		m.note(Effect{Reason: NotMaster})
+	case Stop:
+		m.stopped()
+	}
+}
+
+// enterBackup begins listening with a full down interval of our own.
+func (m *Machine) enterBackup(now time.Duration, why Effect) {
+	m.enter(Backup, why)
+	m.interval = m.cfg.Interval
+	m.heard, m.left, m.outranked, m.excused, m.from = false, false, false, false, netip.Addr{}
+	m.deadline = now + m.DownInterval()
+	if m.cfg.Local.Less(m.cfg.Peer) {
+		m.deadline += tieBreak(m.interval)
+	}
+}
+
+func (m *Machine) fail(why Effect) {
+	m.enter(Fault, why)
+	m.deadline = Never
+}
+
+// stopped ends a node that is not master: as for a demotion, once more.
+func (m *Machine) stopped() {
+	m.enter(Init, Effect{Reason: Stopping})
+	m.do(Effect{Kind: RemoveAddresses}, Effect{Kind: RunStopHook})
+	m.deadline = Never
+}
+
+func (m *Machine) advertise(now time.Duration) {
+	m.do(Effect{Kind: SendAdvert, Priority: m.cfg.Priority})
+	m.sent = now
+	m.deadline = now + m.cfg.Interval
+}
+
+// answer advertises at once because of what somebody else sent, unless that was
+// done too often within one interval.
+func (m *Machine) answer(now time.Duration) bool {
+	if now-m.answersSince >= m.cfg.Interval {
+		m.answers, m.answersSince = 0, now
+	}
+	if m.answers == answersAtMost {
+		return false
+	}
+	m.answers++
+	m.advertise(now)
+	return true
+}
+
+func (m *Machine) announce(now time.Duration) {
+	m.do(Effect{Kind: Announce})
+	m.announced = now
+}
+
+// isCopy tells whether somebody advertises from our own address, which changes
+// nothing but is said.
+func (m *Machine) isCopy(ev Event) bool {
+	if ev.From != m.cfg.Local {
+		return false
+	}
+	m.note(Effect{Reason: AddressCopy, From: ev.From})
+	return true
+}
+
+func (m *Machine) enter(s State, why Effect) {
+	m.state = s
+	why.Kind, why.State = Enter, s
+	m.do(why)
+}
+
+func (m *Machine) note(n Effect) {
+	n.Kind = Note
+	m.do(n)
+}
+
+func (m *Machine) do(e ...Effect) { m.effects = append(m.effects, e...) }

@@ -1,0 +1,49 @@
+package election
+
+import "time"
+
+// SkewTime is how much longer a backup of this priority waits than one of
+// priority 256 would, for the interval of the master it listens to
+// (RFC 9568 section 6.1). It is computed in nanoseconds: in centiseconds every
+// skew of a 10 ms interval is 0, and all backups promote themselves together.
+func SkewTime(priority uint8, interval time.Duration) time.Duration {
+	return time.Duration(256-int(priority)) * interval / 256
+}
+
+// DownInterval is how long a backup hears nothing before it takes the master
+// for dead: Active_Down_Interval of RFC 9568 section 6.1, with the RFC's factor
+// 3 as deadRatio.
+func DownInterval(priority uint8, interval time.Duration, deadRatio int) time.Duration {
+	return time.Duration(deadRatio)*interval + SkewTime(priority, interval)
+}
+
+const (
+	// HandOverLimit is how long a master that hands over waits for its
+	// successor before it stays master.
+	HandOverLimit = 3 * time.Second
+
+	// StopLimit is how long a master that stops keeps the address for its
+	// successor. It is shorter than HandOverLimit because it leaves either way.
+	StopLimit = time.Second
+
+	// PreemptHold is how long a node that handed over does not preempt.
+	PreemptHold = 30 * time.Second
+
+	// goodbyeRepeat is the pause between the goodbyes of a signed master that
+	// is leaving. An unsigned one says goodbye once: each repetition would
+	// restart the skew timers of plain RFC 9568 backups.
+	goodbyeRepeat = 250 * time.Millisecond
+
+	// announceApart keeps a rival that repeats itself from turning every one of
+	// its adverts into a burst of ours.
+	announceApart = time.Second
+
+	// answersAtMost bounds the adverts that answer others within one interval,
+	// so that a flood of adverts is not answered with a flood.
+	answersAtMost = 16
+)
+
+// tieBreak is half a step of priority. The node with the lower address adds it
+// to its first down interval, so that two equal nodes that start together (or
+// get their link back together) do not promote themselves at the same instant.
+func tieBreak(interval time.Duration) time.Duration { return interval / 512 }
