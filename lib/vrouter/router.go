@@ -1,0 +1,575 @@
+// Package vrouter runs one virtual router: it feeds the election with packets,
+// time and link changes, and carries out what the election decides.
+//
+// One goroutine owns the state machine. It never does what may block: adverts
+// are sent from it, everything else goes to a Host, which does it beside the
+// timers. When a deadline and packets are both there, the packets that arrived
+// before the deadline come first, so that a process that was paused does not
+// take a live master for dead.
+package vrouter
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"time"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
+	"github.com/skudonet/skudonet-ce-cluster/lib/election"
+	"github.com/skudonet/skudonet-ce-cluster/lib/link"
+	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
+	"github.com/skudonet/skudonet-ce-cluster/lib/vrrp"
+)
+
+// Config is one virtual router on this node.
+type Config struct {
+	Election   election.Config
+	Interface  string
+	VRID       uint8
+	ClusterIP  netip.Addr
+	Kind       transport.Kind
+	IgnoreLink bool       // $link_loss is "ignore"
+	Keys       []auth.Key // the password's, then the next password's; none: unsigned
+	Started    time.Time  // wall clock at the start, the base of the sequence
+}
+
+// Identity names the virtual router on this node: a record of another one is of
+// no use to it.
+func (c Config) Identity() string {
+	return fmt.Sprintf("%s vrid %d %s %s %s", c.Interface, c.VRID, c.Election.Local, c.Election.Peer, c.ClusterIP)
+}
+
+// Conn is an open transport; see transport.Conn.
+type Conn interface {
+	Destination() netip.Addr
+	Ready() <-chan struct{}
+	Woken()
+	Receive() (transport.Packet, bool, error)
+	Send(message []byte) error
+	Close() error
+}
+
+// Host does what an election has decided to the machine that it runs on. The
+// methods return at once; what they ask for is done in the order of the calls,
+// beside the timers, retried while it fails, and repaired when others undo it.
+type Host interface {
+	RaiseGuard()
+	LowerGuard()
+	AddAddresses()
+	RemoveAddresses()
+	Announce()
+	StopAnnouncing()
+	AnnounceSelf(link.State)
+	RunStartHook()
+	RunStopHook()
+	// Enter is told each state: it keeps the status file.
+	Enter(election.State)
+	// AfterGuard calls f, from anywhere, when the guard stands as asked before.
+	AfterGuard(f func())
+	// Publish is told what vrrpd.json says.
+	Publish(Report)
+	// Keep stores what a restarted daemon goes on with. It is called with each
+	// advert and must not block.
+	Keep(Record)
+	// Save stores what survives a reboot.
+	Save(Lasting)
+	// Link is told each state of the cluster's interface.
+	Link(link.State)
+}
+
+// Report is what only the election knows.
+type Report struct {
+	State     election.State
+	Leaving   bool
+	Listening bool
+	Since     time.Time
+	SinceBoot time.Duration
+	Reason    string
+	Peer      Peer
+	Interval  time.Duration
+	Down      time.Duration
+	Drops     map[string]uint64
+	Sent      uint64
+	Received  uint64
+	Now       time.Duration // boot clock of the report
+}
+
+// Command is what an admin's signal asks for.
+type Command uint8
+
+const (
+	HandOver Command = iota // SIGUSR2
+	Stop                    // SIGTERM
+	Tell                    // SIGUSR1: state to log and vrrpd.json
+	Leave                   // stop without a word: the next process goes on
+)
+
+// Router is one running virtual router.
+type Router struct {
+	cfg      Config
+	host     Host
+	open     func(link.State) (Conn, error)
+	clock    func() time.Duration
+	log      *slog.Logger
+	troubles *Troubles
+
+	commands chan Command
+	posted   chan func()
+	links    chan link.State
+	stopped  chan struct{}
+
+	machine  *election.Machine
+	timer    *time.Timer
+	deadline time.Duration
+	now      time.Duration // of the event that is handled
+
+	conn    Conn
+	state   link.State
+	fault   string // why the link cannot carry the election
+	started bool   // the machine was
+	owed    int    // goodbyes that wait for the guard
+	more    bool   // the last look at the socket ended before its end
+
+	began    time.Duration
+	bootID   string
+	keys     []auth.Key
+	sequence *auth.SequenceSource
+	used     auth.Sequence
+	nextKey  bool // the last verified advert was signed with $password_next
+	marks    auth.Marks
+	record   Record // of the process before us, until the start
+
+	heard      vrrp.Advertisement
+	own        vrrp.Advertisement
+	frame      []byte
+	peer       Peer
+	drops      drops
+	sent, recv uint64
+
+	since        time.Time
+	sinceBoot    time.Duration
+	reason       string
+	published    time.Duration
+	saved        time.Duration
+	lastSent     time.Duration
+	saidInterval time.Duration
+	strange      string // why the last unverifiable advert was so
+	behindSince  time.Duration
+	behindSeq    auth.Sequence
+}
+
+// How often what changes with each advert is written out.
+const (
+	publishEvery  = 5 * time.Second
+	floorEvery    = auth.MaxLead / 2
+	marksEvery    = 5 * time.Minute
+	packetsAWake  = 64 // then timers and signals have their turn
+	reopenAfter   = time.Second
+	watchdogParts = 2
+)
+
+// New prepares a virtual router. open makes a transport for an interface that
+// can carry it; clock is the boot clock; record and lasting are what the process
+// before left behind.
+func New(cfg Config, host Host, open func(link.State) (Conn, error), clock func() time.Duration,
+	log *slog.Logger, troubles *Troubles, record Record, lasting Lasting) *Router {
+	r := &Router{
+		cfg: cfg, host: host, open: open, clock: clock, log: log, troubles: troubles,
+		commands: make(chan Command, 8), posted: make(chan func(), 64), links: make(chan link.State, 8), stopped: make(chan struct{}),
+		machine: election.New(cfg.Election), deadline: election.Never,
+		began: clock(), bootID: BootID(), keys: cfg.Keys, record: record, drops: newDrops(),
+		own: vrrp.Advertisement{VRID: cfg.VRID, Interval: cfg.Election.Interval, Addrs: []netip.Addr{cfg.ClusterIP}},
+	}
+	floor := lasting.Floor
+	if record.Sequence != 0 && (floor == 0 || record.BootID == r.bootID || record.Sequence.After(floor)) {
+		// In the same boot the exact number is known; a floor would only run ahead.
+		floor = record.Sequence
+	}
+	r.sequence = auth.NewSequence(cfg.Started, floor)
+	r.used = floor
+	for _, marks := range []map[netip.Addr]auth.Sequence{lasting.Marks, record.Marks} {
+		for src, seq := range marks {
+			r.marks.Move(src, seq)
+		}
+	}
+	return r
+}
+
+// Do carries out a command in the router's own time. It returns at once.
+func (r *Router) Do(c Command) {
+	select {
+	case r.commands <- c:
+	case <-r.stopped:
+	}
+}
+
+// Link tells the router the state of its interface.
+func (r *Router) Link(s link.State) {
+	select {
+	case r.links <- s:
+	case <-r.stopped:
+	}
+}
+
+func (r *Router) post(f func()) {
+	select {
+	case r.posted <- f:
+	case <-r.stopped:
+	}
+}
+
+// Run runs the election until Stop or Leave. alive, if not nil, is called at
+// least every aliveEvery: it feeds the watchdog.
+func (r *Router) Run(ctx context.Context, alive func(), aliveEvery time.Duration) {
+	defer close(r.stopped)
+	r.timer = time.NewTimer(time.Hour)
+	defer r.timer.Stop()
+	var beat <-chan time.Time
+	if alive != nil && aliveEvery > 0 {
+		t := time.NewTicker(aliveEvery)
+		defer t.Stop()
+		beat = t.C
+	}
+	defer func() {
+		if r.conn != nil {
+			r.conn.Close()
+		}
+	}()
+	always := make(chan struct{})
+	close(always)
+	for {
+		var ready, more <-chan struct{}
+		if r.conn != nil {
+			ready = r.conn.Ready()
+		}
+		if r.more {
+			more = always
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ready:
+			r.now = r.clock()
+			r.conn.Woken()
+			r.drain()
+		case <-more:
+			r.now = r.clock()
+			r.drain()
+		case <-r.timer.C:
+		case s := <-r.links:
+			r.now = r.clock()
+			r.linkIs(s)
+		case c := <-r.commands:
+			r.now = r.clock()
+			if c == Leave {
+				r.keep()
+				r.save()
+				return
+			}
+			r.command(c)
+		case f := <-r.posted:
+			r.now = r.clock()
+			f()
+		case <-beat:
+			alive()
+		}
+		r.tick()
+		if r.started && r.machine.State() == election.Init && r.owed <= 0 {
+			return
+		}
+	}
+}
+
+func (r *Router) command(c Command) {
+	switch c {
+	case HandOver:
+		r.log.Info("asked to hand over to the peer")
+		r.handle(election.Event{Kind: election.HandOver})
+	case Stop:
+		if !r.started {
+			r.start(election.Start) // so that a stop does what it always does
+		}
+		r.handle(election.Event{Kind: election.Stop})
+		// The last goodbye may wait for a guard that never comes up.
+		time.AfterFunc(election.HandOverLimit, func() { r.post(func() { r.owed = 0 }) })
+	case Tell:
+		rep := r.report()
+		r.log.Info(fmt.Sprintf("%s on %s vrid %d since %s: %s", rep.State, r.cfg.Interface, r.cfg.VRID,
+			rep.Since.Format(time.DateTime), rep.Reason), "sent", rep.Sent, "received", rep.Received, "dropped", total(rep.Drops))
+		r.publish()
+	}
+}
+
+func total(m map[string]uint64) (n uint64) {
+	for v := range maps.Values(m) {
+		n += v
+	}
+	return n
+}
+
+// drain hands the election what waits in the socket, up to a bound.
+func (r *Router) drain() {
+	r.more = false
+	for range packetsAWake {
+		if !r.receiveOne(nil) {
+			return
+		}
+	}
+	r.more = true
+}
+
+// receiveOne handles one packet that waits, if there is one, and tells when it
+// arrived.
+func (r *Router) receiveOne(arrived *time.Duration) bool {
+	if r.conn == nil {
+		return false
+	}
+	p, ok, err := r.conn.Receive()
+	if err != nil {
+		r.troubles.Set("receive", fmt.Sprintf("receiving on %s fails: %v; still trying", r.cfg.Interface, err))
+		return false
+	}
+	if !ok {
+		return false
+	}
+	r.troubles.Clear("receive")
+	if arrived != nil {
+		*arrived = p.Arrived
+	}
+	r.recv++
+	r.receive(p)
+	return true
+}
+
+// tick lets the election's deadline happen if it is over, but not before what
+// arrived earlier was heard.
+func (r *Router) tick() {
+	for range packetsAWake {
+		if r.now = r.clock(); r.now < r.deadline {
+			break
+		}
+		var arrived time.Duration
+		if !r.receiveOne(&arrived) || arrived > r.deadline {
+			break
+		}
+	}
+	if r.now = r.clock(); r.now >= r.deadline {
+		r.handle(election.Event{Kind: election.Tick})
+	}
+	if r.deadline == election.Never {
+		r.timer.Stop()
+		return
+	}
+	r.timer.Reset(max(0, r.deadline-r.clock()))
+}
+
+// linkIs acts on a state of the interface: sockets first, then the election.
+func (r *Router) linkIs(s link.State) {
+	before := r.fault
+	words, carrierOnly := s.Fault()
+	usable := words == "" || carrierOnly && r.cfg.IgnoreLink
+	r.host.Link(s)
+	if r.conn != nil && (!usable || s.Index != r.state.Index || before != "") {
+		// Sockets of an interface that was deleted are deaf for ever, and one
+		// bound to an address that went and came back is not worth trusting.
+		if !usable && r.started {
+			r.fault = words
+			r.handle(election.Event{Kind: election.LinkLost})
+		}
+		r.conn.Close()
+		r.conn, r.more = nil, false
+	}
+	r.state, r.fault = s, words
+	if usable && r.conn == nil {
+		conn, err := r.open(s)
+		if err != nil {
+			r.fault = err.Error()
+			usable = false
+			time.AfterFunc(reopenAfter, func() { r.post(func() { r.retryLink(s) }) })
+		} else {
+			r.conn = conn
+		}
+	}
+	switch {
+	case usable:
+		r.troubles.Clear("link")
+	case r.machine.State() == election.Fault:
+		r.troubles.Set("link", r.fault)
+	default:
+		r.troubles.Show("link", r.fault) // the transition says it
+	}
+	switch {
+	case !r.started && usable && words == "" && r.record.Resumes(r.cfg.Identity(), r.bootID, r.now, r.cfg.Election.Interval):
+		r.start(election.Resume)
+	case !r.started:
+		r.start(election.Start)
+	}
+	switch {
+	case !usable:
+		r.handle(election.Event{Kind: election.LinkLost})
+	case carrierOnly:
+		r.handle(election.Event{Kind: election.CarrierLost})
+	case before != "":
+		r.handle(election.Event{Kind: election.LinkBack})
+	}
+}
+
+func (r *Router) retryLink(s link.State) {
+	if r.conn == nil && r.state.Index == s.Index {
+		r.linkIs(r.state)
+	}
+}
+
+func (r *Router) start(how election.EventKind) {
+	r.started = true
+	if how == election.Resume {
+		r.since, r.reason = r.record.Since, r.record.Reason
+	}
+	r.save()
+	r.handle(election.Event{Kind: how})
+}
+
+// handle is the only way into the machine, and carries out what comes out of it.
+func (r *Router) handle(ev election.Event) {
+	if !r.started {
+		return
+	}
+	effects, next := r.machine.Handle(r.now, ev)
+	r.deadline = next
+	for _, e := range effects {
+		r.carryOut(e)
+	}
+}
+
+func (r *Router) carryOut(e election.Effect) {
+	switch e.Kind {
+	case election.SendAdvert:
+		if e.Priority == 0 {
+			// A goodbye says that nothing of ours answers for the address; so it
+			// waits for the guard, if one is being raised.
+			r.owed++
+			r.host.AfterGuard(func() { r.post(r.goodbye) })
+			return
+		}
+		r.send(e.Priority)
+	case election.RaiseGuard:
+		r.host.RaiseGuard()
+	case election.LowerGuard:
+		r.host.LowerGuard()
+	case election.AddAddresses:
+		r.host.AddAddresses()
+	case election.RemoveAddresses:
+		r.host.RemoveAddresses()
+	case election.Announce:
+		r.host.Announce()
+	case election.StopAnnouncing:
+		r.host.StopAnnouncing()
+	case election.AnnounceSelf:
+		if r.cfg.Kind != transport.Multicast {
+			r.host.AnnounceSelf(r.state)
+		}
+	case election.RunStartHook:
+		r.host.RunStartHook()
+	case election.RunStopHook:
+		r.host.RunStopHook()
+	case election.Enter:
+		r.enter(e)
+	case election.Note:
+		r.note(e)
+		r.publish()
+	}
+}
+
+func (r *Router) enter(e election.Effect) {
+	if e.Reason != election.Resumed || r.since.IsZero() {
+		r.since, r.reason = time.Now(), r.why(e)
+	}
+	r.sinceBoot = r.now
+	r.log.Info(fmt.Sprintf("%s on %s vrid %d: %s", e.State, r.cfg.Interface, r.cfg.VRID, r.why(e)))
+	if e.State == election.Master {
+		r.troubles.Clear("held")
+	}
+	r.host.Enter(e.State)
+	r.publish()
+	r.keep()
+	r.save()
+}
+
+// goodbye sends an advert of priority 0, unless the node became master meanwhile.
+func (r *Router) goodbye() {
+	r.owed--
+	if r.machine.State() != election.Master || r.machine.Leaving() {
+		r.send(0)
+	}
+}
+
+func (r *Router) send(priority uint8) {
+	if r.conn == nil {
+		return
+	}
+	r.own.Priority = priority
+	form := vrrp.PseudoHeader
+	if r.cfg.Kind == transport.UDP {
+		form = vrrp.MessageOnly // addresses are not ours to predict behind a cloud's network
+	}
+	frame, err := r.own.Append(r.frame[:0], r.cfg.Election.Local, r.conn.Destination(), form)
+	if err != nil {
+		r.troubles.Set("send", fmt.Sprintf("cannot make an advertisement: %v", err))
+		return
+	}
+	if r.signed() {
+		r.used = r.sequence.Next(r.now - r.began)
+		frame = r.keys[0].Append(frame, auth.KeyID, r.cfg.Election.Local, r.used)
+	}
+	r.frame = frame
+	err = r.conn.Send(frame)
+	r.troubles.Check("send", fmt.Sprintf("sending on %s fails; still trying: ", r.cfg.Interface), err)
+	if err == nil {
+		r.sent++
+	}
+	r.lastSent = r.now
+	r.keep()
+	if r.now-r.saved >= floorEvery {
+		r.save()
+	}
+}
+
+func (r *Router) signed() bool { return len(r.keys) > 0 }
+
+// keep stores what a restarted daemon goes on with, and now and then the rest.
+func (r *Router) keep() {
+	r.host.Keep(Record{
+		Identity: r.cfg.Identity(), BootID: r.bootID,
+		Master: r.machine.State() == election.Master && !r.machine.Leaving() && !r.machine.Listening(),
+		Sent:   r.lastSent,
+		Since:  r.since, Reason: r.reason,
+		Sequence: r.used, Marks: maps.Collect(r.marks.All()),
+	})
+	if r.now-r.published >= publishEvery {
+		r.publish()
+	}
+	if r.now-r.saved >= marksEvery {
+		r.save()
+	}
+}
+
+func (r *Router) save() {
+	r.saved = r.now
+	r.host.Save(Lasting{Floor: r.sequence.Floor(r.now-r.began, auth.MaxLead), Marks: maps.Collect(r.marks.All())})
+}
+
+func (r *Router) publish() {
+	r.published = r.now
+	r.host.Publish(r.report())
+}
+
+func (r *Router) report() Report {
+	return Report{
+		State: r.machine.State(), Leaving: r.machine.Leaving(), Listening: r.machine.Listening(),
+		Since: r.since, SinceBoot: r.sinceBoot, Reason: r.reason, Peer: r.peer,
+		Interval: r.machine.MasterInterval(), Down: r.machine.DownInterval(),
+		Drops: maps.Clone(r.drops.total), Sent: r.sent, Received: r.recv, Now: r.now,
+	}
+}
