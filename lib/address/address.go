@@ -1,0 +1,365 @@
+package address
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Failure is an address that could not be brought up or taken down, and why.
+type Failure struct {
+	Address Address
+	Err     error
+}
+
+func (f Failure) Error() string { return fmt.Sprintf("address %s: %v", f.Address, f.Err) }
+
+func (f Failure) Unwrap() error { return f.Err }
+
+// ErrNoLink says that the link of an address does not exist on this node.
+var ErrNoLink = errors.New("no such interface")
+
+// Missing returns those of want that do not stand. An address that stands on its link with another prefix length or label,
+// as somebody else may have added it, is there.
+func Missing(want []Address) ([]Address, error) {
+	c, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	now, err := c.look()
+	if err != nil {
+		return nil, err
+	}
+	var missing []Address
+	for _, a := range want {
+		if !now.stands(a) {
+			missing = append(missing, a)
+		}
+	}
+	return missing, nil
+}
+
+// Up adds what is missing of want, looks afterwards, and returns how many came to stand and which do not. It changes no
+// address that is there already, in whatever form.
+func Up(want []Address) (added int, failed []Failure) {
+	c, err := dial()
+	if err != nil {
+		return 0, all(want, err)
+	}
+	defer c.close()
+	before, err := c.look()
+	if err != nil {
+		return 0, all(want, err)
+	}
+	var add []Address
+	for _, a := range want {
+		switch {
+		case before.stands(a):
+		case before.links[a.Link].index == 0:
+			failed = append(failed, Failure{a, ErrNoLink})
+		case !a.Prefix.IsValid() || !a.Prefix.Addr().Is4() || len(a.Label) > maxName:
+			failed = append(failed, Failure{a, unix.EINVAL})
+		default:
+			add = append(add, a)
+		}
+	}
+	if len(add) == 0 {
+		return 0, failed
+	}
+	refused, sendErr := c.batch(len(add), unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, func(b []byte, i int) []byte {
+		return appendNew(b, add[i], before.links[add[i].Link].index)
+	})
+	after, err := c.look()
+	if err != nil {
+		return 0, append(failed, all(add, err)...)
+	}
+	for i, a := range add {
+		if after.stands(a) {
+			added++
+			continue
+		}
+		failed = append(failed, Failure{a, reason(refused[i], sendErr, "gone again as soon as it was added")})
+	}
+	return added, failed
+}
+
+// Down removes every address of want from its link, however it stands there, looks afterwards, and returns how many went and
+// which still stand. Other addresses stay, also where Linux would take them along: those in the same prefix, when the one that
+// goes is the prefix's primary and promote_secondaries is 0.
+func Down(want []Address) (removed int, failed []Failure) {
+	c, err := dial()
+	if err != nil {
+		return 0, all(want, err)
+	}
+	defer c.close()
+	before, err := c.look()
+	if err != nil {
+		return 0, all(want, err)
+	}
+	ours := map[place]Address{}
+	for _, a := range want {
+		if p, ok := before.place(a); ok {
+			ours[p] = a
+		}
+	}
+	remove, promote := before.removal(func(p place) bool { _, ok := ours[p]; return ok })
+	if len(remove) == 0 {
+		return 0, nil
+	}
+	if len(promote) > 0 {
+		if err := c.setPromotion(promote, 1); err != nil {
+			// Better an address too many, said aloud, than a NIC without its own.
+			keep := map[int32]bool{}
+			for _, link := range promote {
+				keep[link] = true
+			}
+			err = fmt.Errorf("left standing, because addresses that must stay would go with it: cannot set promote_secondaries: %w", err)
+			safe := remove[:0:0]
+			for _, s := range remove {
+				if keep[s.link] {
+					failed = append(failed, Failure{ours[s.place], err})
+				} else {
+					safe = append(safe, s)
+				}
+			}
+			remove, promote = safe, nil
+		}
+	}
+	refused, sendErr := c.batch(len(remove), unix.RTM_DELADDR, 0, func(b []byte, i int) []byte {
+		s := remove[i]
+		b = appendIfAddrmsg(b, s.bits, s.link)
+		b = appendAddr(b, unix.IFA_LOCAL, s.ip)
+		return appendAddr(b, unix.IFA_ADDRESS, s.peer)
+	})
+	if len(promote) > 0 {
+		_ = c.setPromotion(promote, 0)
+	}
+	after, err := c.look()
+	if err != nil {
+		for _, s := range remove {
+			failed = append(failed, Failure{ours[s.place], err})
+		}
+		return 0, failed
+	}
+	gone := map[place]bool{}
+	for i, s := range remove {
+		if gone[s.place] {
+			continue // it stood twice, with different prefix lengths
+		}
+		gone[s.place] = true
+		if !after.standing[s.place] {
+			removed++
+			continue
+		}
+		failed = append(failed, Failure{ours[s.place], reason(refused[i], sendErr, "back again as soon as it was removed")})
+	}
+	return removed, failed
+}
+
+func all(want []Address, err error) []Failure {
+	failed := make([]Failure, len(want))
+	for i, a := range want {
+		failed[i] = Failure{a, err}
+	}
+	return failed
+}
+
+func reason(refused, sendErr error, otherwise string) error {
+	switch {
+	case refused != nil:
+		return refused
+	case sendErr != nil:
+		return sendErr
+	}
+	return errors.New(otherwise)
+}
+
+// place tells addresses apart: one address may stand on several links.
+type place struct {
+	link int32
+	ip   netip.Addr
+}
+
+// entry is an address as the kernel lists it.
+type entry struct {
+	place
+	peer      netip.Addr // the address itself, except on a point-to-point link
+	bits      int
+	secondary bool
+}
+
+type link struct {
+	index   int32
+	promote bool // its own promote_secondaries; conf/all is another
+}
+
+// state is what the kernel has, all links at one moment.
+type state struct {
+	links    map[string]link
+	entries  []entry // in the kernel's order: on each link primaries first
+	standing map[place]bool
+}
+
+func (s *state) place(a Address) (place, bool) {
+	l, ok := s.links[a.Link]
+	return place{l.index, a.Prefix.Addr().Unmap()}, ok
+}
+
+func (s *state) stands(a Address) bool {
+	p, ok := s.place(a)
+	return ok && s.standing[p]
+}
+
+// removal returns the entries to remove, in an order that costs the kernel least, and the links where Linux would take others
+// along unless it is told to promote them.
+//
+// Secondaries go first: removing a primary makes the kernel delete its secondaries or, with promotion, make the next one
+// primary and write its routes anew, for each removal again.
+func (s *state) removal(ours func(place) bool) (remove []entry, promote []int32) {
+	type network struct {
+		link   int32
+		prefix netip.Prefix
+	}
+	survivors := map[network]bool{}
+	var primaries []entry
+	for _, e := range s.entries {
+		switch {
+		case !ours(e.place):
+			if e.secondary {
+				survivors[network{e.link, netip.PrefixFrom(e.peer, e.bits).Masked()}] = true
+			}
+		case e.secondary:
+			remove = append(remove, e)
+		default:
+			primaries = append(primaries, e)
+		}
+	}
+	told := map[int32]bool{}
+	for _, l := range s.links {
+		told[l.index] = l.promote
+	}
+	for _, e := range primaries {
+		if survivors[network{e.link, netip.PrefixFrom(e.peer, e.bits).Masked()}] && !told[e.link] {
+			told[e.link] = true
+			promote = append(promote, e.link)
+		}
+	}
+	return append(remove, primaries...), promote
+}
+
+func (c *rtnl) look() (*state, error) {
+	s := &state{}
+	err := c.dump(unix.RTM_GETLINK, func(b []byte) []byte {
+		b = append(b, make([]byte, unix.SizeofIfInfomsg)...)
+		return appendAttr(b, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, rtextFilterSkipStats)...)
+	}, func() { s.links = map[string]link{} }, s.addLink)
+	if err != nil {
+		return nil, err
+	}
+	err = c.dump(unix.RTM_GETADDR, func(b []byte) []byte {
+		return appendIfAddrmsg(b, 0, 0)
+	}, func() { s.entries, s.standing = s.entries[:0], map[place]bool{} }, s.addEntry)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *state) addLink(b []byte) {
+	if len(b) < unix.SizeofIfInfomsg {
+		return
+	}
+	l := link{index: int32(binary.NativeEndian.Uint32(b[4:]))}
+	var name string
+	for typ, v := range attrs(b[unix.SizeofIfInfomsg:]) {
+		switch typ {
+		case unix.IFLA_IFNAME:
+			name = string(bytes.TrimRight(v, "\x00"))
+		case unix.IFLA_AF_SPEC:
+			l.promote = promotes(v)
+		}
+	}
+	s.links[name] = l
+}
+
+func (s *state) addEntry(b []byte) {
+	if len(b) < unix.SizeofIfAddrmsg || b[0] != unix.AF_INET {
+		return
+	}
+	e := entry{bits: int(b[1]), secondary: b[2]&unix.IFA_F_SECONDARY != 0}
+	e.link = int32(binary.NativeEndian.Uint32(b[4:]))
+	for typ, v := range attrs(b[unix.SizeofIfAddrmsg:]) {
+		if len(v) != 4 {
+			continue
+		}
+		switch typ {
+		case unix.IFA_LOCAL:
+			e.ip = netip.AddrFrom4([4]byte(v))
+		case unix.IFA_ADDRESS:
+			e.peer = netip.AddrFrom4([4]byte(v))
+		}
+	}
+	s.entries = append(s.entries, e)
+	s.standing[e.place] = true
+}
+
+// appendNew appends what ip-address(8) sends for an address of Skudonet. "broadcast +" sets none below /31.
+func appendNew(b []byte, a Address, link int32) []byte {
+	ip, bits := a.Prefix.Addr(), a.Prefix.Bits()
+	b = appendIfAddrmsg(b, bits, link)
+	b = appendAddr(b, unix.IFA_LOCAL, ip)
+	b = appendAddr(b, unix.IFA_ADDRESS, ip)
+	if bits <= 30 {
+		v := ip.As4()
+		host := ^uint32(0) >> bits
+		b = appendAttr(b, unix.IFA_BROADCAST, binary.BigEndian.AppendUint32(nil, binary.BigEndian.Uint32(v[:])|host)...)
+	}
+	if a.Label != "" {
+		b = appendAttr(b, unix.IFA_LABEL, append([]byte(a.Label), 0)...)
+	}
+	return appendAttr(b, unix.IFA_FLAGS, binary.NativeEndian.AppendUint32(nil, unix.IFA_F_NOPREFIXROUTE)...)
+}
+
+// Constants of linux/rtnetlink.h, if_link.h and ip.h that x/sys/unix does not name.
+const (
+	rtextFilterSkipStats     = 1 << 3
+	iflaInetConf             = 1
+	ipv4PromoteSecondaries   = 20
+	promoteSecondariesOffset = 4 * (ipv4PromoteSecondaries - 1)
+)
+
+// promotes reads promote_secondaries of one link from its IFLA_AF_SPEC.
+func promotes(spec []byte) bool {
+	for family, v := range attrs(spec) {
+		if family != unix.AF_INET {
+			continue
+		}
+		for typ, values := range attrs(v) {
+			if typ == iflaInetConf && len(values) >= promoteSecondariesOffset+4 {
+				return binary.NativeEndian.Uint32(values[promoteSecondariesOffset:]) != 0
+			}
+		}
+	}
+	return false
+}
+
+// setPromotion sets promote_secondaries of links through netlink, which also works where /proc/sys is read-only.
+func (c *rtnl) setPromotion(links []int32, value uint32) error {
+	refused, err := c.batch(len(links), unix.RTM_SETLINK, 0, func(b []byte, i int) []byte {
+		b = append(b, unix.AF_UNSPEC, 0, 0, 0)
+		b = binary.NativeEndian.AppendUint32(b, uint32(links[i]))
+		b = append(b, make([]byte, unix.SizeofIfInfomsg-8)...)
+		conf := appendAttr(nil, ipv4PromoteSecondaries, binary.NativeEndian.AppendUint32(nil, value)...)
+		inet := appendAttr(nil, iflaInetConf|unix.NLA_F_NESTED, conf...)
+		return appendAttr(b, unix.IFLA_AF_SPEC|unix.NLA_F_NESTED, appendAttr(nil, unix.AF_INET|unix.NLA_F_NESTED, inet...)...)
+	})
+	for _, why := range refused {
+		err = errors.Join(err, why)
+	}
+	return err
+}

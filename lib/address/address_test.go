@@ -1,0 +1,291 @@
+package address
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// namespace moves the test to a network namespace of its own, with v0 and v1 joined and up and 10.1.255.254/16 on v0. It ends
+// with the thread, which dies with the test because it stays locked.
+func namespace(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for a network namespace")
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("no network namespace here: %v", err)
+	}
+	run(t, `ip link set lo up
+		ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up
+		ip addr add 10.1.255.254/16 broadcast + dev v0
+		echo 0 > /proc/sys/net/ipv4/conf/all/promote_secondaries; echo 0 > /proc/sys/net/ipv4/conf/v0/promote_secondaries`)
+}
+
+func run(t testing.TB, script string) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-euc", script).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", script, err, out)
+	}
+	return string(out)
+}
+
+// standing lists the IPv4 addresses of v0 in the words of ip(8).
+func standing(t *testing.T) []string {
+	t.Helper()
+	var list []string
+	for line := range strings.Lines(run(t, "ip -4 -o addr show dev v0")) {
+		_, line, _ = strings.Cut(line, "inet ")
+		line, _, _ = strings.Cut(line, `\`)
+		list = append(list, line)
+	}
+	return list
+}
+
+func wantStanding(t *testing.T, want ...string) {
+	t.Helper()
+	if got := standing(t); !slices.Equal(got, want) {
+		t.Fatalf("on v0 stands\n got %q\nwant %q", got, want)
+	}
+}
+
+const nicStands = "10.1.255.254/16 brd 10.1.255.255 scope global v0"
+
+func addr(prefix, label string) Address { return Address{netip.MustParsePrefix(prefix), "v0", label} }
+
+// many returns n addresses in the NIC's own prefix, which is how Skudonet adds them.
+func many(n int) []Address {
+	want := make([]Address, n)
+	for i := range want {
+		ip := netip.AddrFrom4([4]byte{10, 1, byte(i / 250), byte(i%250 + 1)})
+		want[i] = Address{netip.PrefixFrom(ip, 16), "v0", fmt.Sprintf("v0:%d", i)}
+	}
+	return want
+}
+
+func wantUp(t testing.TB, want []Address, added int) {
+	t.Helper()
+	if n, failed := Up(want); n != added || len(failed) > 0 {
+		t.Fatalf("Up: %d added, failed %v; want %d and none", n, failed, added)
+	}
+}
+
+func wantDown(t testing.TB, want []Address, removed int) {
+	t.Helper()
+	if n, failed := Down(want); n != removed || len(failed) > 0 {
+		t.Fatalf("Down: %d removed, failed %v; want %d and none", n, failed, removed)
+	}
+}
+
+func TestUpMakesWhatSkudonetMakes(t *testing.T) {
+	namespace(t)
+	for _, prefix := range []string{"10.1.0.7/16", "10.2.0.7/24", "10.3.0.7/30", "10.3.0.6/31", "10.4.0.7/32", "10.0.0.7/1"} {
+		wantUp(t, []Address{addr(prefix, "v0:web")}, 1)
+		ours := standing(t)
+		routes := run(t, "ip route show table all")
+		wantDown(t, []Address{addr(prefix, "v0:web")}, 1)
+		run(t, "ip addr add "+prefix+" broadcast + dev v0 label v0:web noprefixroute")
+		if theirs := standing(t); !slices.Equal(ours, theirs) {
+			t.Errorf("%s stands as\n%q, by ip addr add as\n%q", prefix, ours, theirs)
+		}
+		if theirs := run(t, "ip route show table all"); routes != theirs {
+			t.Errorf("%s: routes\n%s\nby ip addr add\n%s", prefix, routes, theirs)
+		}
+		run(t, "ip addr del "+prefix+" dev v0")
+	}
+	wantStanding(t, nicStands)
+}
+
+func TestUpAndDownOfThousands(t *testing.T) {
+	namespace(t)
+	want := many(4000)
+	wantUp(t, want[:100], 100)
+	wantUp(t, want, 3900)
+	wantUp(t, want, 0)
+	if got := standing(t); len(got) != 4001 || got[4000] != "10.1.15.250/16 brd 10.1.255.255 scope global secondary noprefixroute v0:3999" {
+		t.Fatalf("%d addresses stand, the last as %q", len(got), got[len(got)-1])
+	}
+	if missing, err := Missing(want); err != nil || missing != nil {
+		t.Fatalf("missing %v, %v; want none", missing, err)
+	}
+	wantDown(t, want[100:], 3900)
+	if missing, err := Missing(want); err != nil || !reflect.DeepEqual(missing, want[100:]) {
+		t.Fatalf("%d missing, %v; want 3900", len(missing), err)
+	}
+	wantDown(t, want, 100)
+	wantDown(t, want, 0)
+	wantStanding(t, nicStands)
+}
+
+// Two who add at the same time, Skudonet and we, get EEXIST for each address that the other was first with.
+func TestRefusalsOfAFullBatchAreRead(t *testing.T) {
+	namespace(t)
+	want := many(4000)
+	wantUp(t, want, 4000)
+	c, err := dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	now, err := c.look()
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused, err := c.batch(len(want), unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, func(b []byte, i int) []byte {
+		return appendNew(b, want[i], now.links["v0"].index)
+	})
+	if err != nil || len(refused) != len(want) || refused[3999] != unix.EEXIST {
+		t.Errorf("%d refused, the last by %v, %v; want all, by EEXIST", len(refused), refused[3999], err)
+	}
+}
+
+func TestAnotherFormCountsAndGoes(t *testing.T) {
+	namespace(t)
+	want := []Address{addr("10.1.0.7/16", "v0:web"), addr("10.1.0.8/16", "v0:db"), addr("10.1.0.9/16", "")}
+	run(t, `ip addr add 10.1.0.7/32 dev v0
+		ip addr add 10.1.0.8/24 dev v0 label v0:other; ip addr add 10.1.0.8/32 dev v0; ip addr add 10.1.0.10/24 dev v0
+		ip addr add 10.1.0.9 peer 10.9.9.9/32 dev v0
+		ip addr add 10.1.0.7/16 dev v1`)
+	wantUp(t, want, 0)
+	if missing, err := Missing(want); err != nil || missing != nil {
+		t.Fatalf("missing %v, %v; want none", missing, err)
+	}
+	wantDown(t, want, 3)
+	wantStanding(t, nicStands, "10.1.0.10/24 scope global v0")
+	if left := run(t, "ip -4 -o addr show dev v1"); !strings.Contains(left, "10.1.0.7/16") {
+		t.Errorf("v1 lost its address: %s", left)
+	}
+}
+
+func TestDownLeavesTheOthersOfAPrefix(t *testing.T) {
+	for _, tt := range []struct{ name, add, down, promote string }{
+		{"a NIC's own address that came second", "10.5.0.1/24 10.5.0.254/24", "10.5.0.1/24", "0"},
+		{"another virtual address", "10.5.0.1/24 10.5.0.2/24 10.5.0.3/24 10.5.0.254/24", "10.5.0.1/24 10.5.0.3/24", "0"},
+		{"promotion was on", "10.5.0.1/24 10.5.0.254/24", "10.5.0.1/24", "1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			namespace(t)
+			run(t, "echo "+tt.promote+" > /proc/sys/net/ipv4/conf/v0/promote_secondaries")
+			down := strings.Fields(tt.down)
+			wantStays := []string{nicStands}
+			for i, p := range strings.Fields(tt.add) {
+				run(t, "ip addr add "+p+" dev v0")
+				if !slices.Contains(down, p) {
+					secondary := ""
+					if i == 3 {
+						secondary = " secondary"
+					}
+					wantStays = append(wantStays, p+" scope global"+secondary+" v0")
+				}
+			}
+			var want []Address
+			for _, p := range down {
+				want = append(want, addr(p, ""))
+			}
+			wantDown(t, want, len(want))
+			wantStanding(t, wantStays...)
+			if got := strings.TrimSpace(run(t, "cat /proc/sys/net/ipv4/conf/v0/promote_secondaries")); got != tt.promote {
+				t.Errorf("promote_secondaries is %s afterwards, was %s", got, tt.promote)
+			}
+			if routes := run(t, "ip route show dev v0"); !strings.Contains(routes, "10.5.0.0/24") {
+				t.Errorf("the route of the promoted address is missing: %s", routes)
+			}
+		})
+	}
+}
+
+func TestFailuresHaveNames(t *testing.T) {
+	namespace(t)
+	run(t, "ip addr add 10.6.0.1/24 scope link dev v0")
+	nolink := Address{netip.MustParsePrefix("10.1.0.7/16"), "eth9", "eth9:web"}
+	refused := addr("10.6.0.2/24", "v0:web") // another scope than that of its prefix
+	ipv6 := addr("fd00::1/64", "v0:six")
+	good := []Address{addr("10.1.0.8/16", "v0:a"), addr("10.1.0.9/16", "v0:b")}
+	added, failed := Up([]Address{nolink, good[0], refused, ipv6, good[1]})
+	if added != 2 || len(failed) != 3 {
+		t.Fatalf("%d added, failed %v; want 2 and 3", added, failed)
+	}
+	for i, want := range []Failure{{nolink, ErrNoLink}, {ipv6, unix.EINVAL}, {refused, unix.EINVAL}} {
+		if failed[i].Address != want.Address || !errors.Is(failed[i], want.Err) {
+			t.Errorf("failure %d: %v, want %v", i, failed[i], want)
+		}
+	}
+	if missing, err := Missing([]Address{nolink, good[0]}); err != nil || len(missing) != 1 || missing[0] != nolink {
+		t.Errorf("missing %v, %v; want %v", missing, err, nolink)
+	}
+	wantDown(t, []Address{nolink, good[0], good[1]}, 2)
+}
+
+func TestUpOnALinkThatIsDown(t *testing.T) {
+	namespace(t)
+	run(t, "ip link set v0 down")
+	wantUp(t, many(3), 3)
+	wantDown(t, many(3), 3)
+}
+
+// BenchmarkUpDown adds and removes in the NIC's own prefix, as Skudonet does.
+func BenchmarkUpDown(b *testing.B) {
+	for _, n := range []int{1, 100, 1000, 4000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			namespace(b)
+			want := many(n)
+			var up, down time.Duration
+			for b.Loop() {
+				start := time.Now()
+				wantUp(b, want, n)
+				added := time.Now()
+				wantDown(b, want, n)
+				up += added.Sub(start)
+				down += time.Since(added)
+			}
+			b.ReportMetric(float64(up.Microseconds())/float64(b.N), "up-µs/op")
+			b.ReportMetric(float64(down.Microseconds())/float64(b.N), "down-µs/op")
+		})
+	}
+}
+
+func BenchmarkMissing(b *testing.B) {
+	for _, n := range []int{1, 4000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			namespace(b)
+			want := many(n)
+			wantUp(b, want, n)
+			for b.Loop() {
+				if missing, err := Missing(want); err != nil || missing != nil {
+					b.Fatal(missing, err)
+				}
+			}
+		})
+	}
+}
+
+func FuzzMessages(f *testing.F) {
+	c := &rtnl{}
+	c.request(unix.RTM_NEWADDR, 0, func(b []byte) []byte { return appendNew(b, cluster, 2) })
+	c.request(unix.RTM_NEWLINK, 0, func(b []byte) []byte {
+		return appendAttr(append(b, make([]byte, unix.SizeofIfInfomsg)...), unix.IFLA_IFNAME, []byte("eth0\x00")...)
+	})
+	f.Add(c.out)
+	f.Add([]byte{4, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := state{links: map[string]link{}, standing: map[place]bool{}}
+		for m := range messages(b) {
+			_ = m.errno()
+			s.addLink(m.body)
+			s.addEntry(m.body)
+		}
+		s.removal(func(place) bool { return false })
+	})
+}

@@ -1,0 +1,220 @@
+package address
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// rtnl is a NETLINK_ROUTE socket that carries many requests in one system call, for which no library at hand is made.
+type rtnl struct {
+	fd  int
+	seq uint32
+	out []byte
+	in  []byte
+}
+
+const (
+	// Requests in one sendmsg. The kernel refuses more than SO_SNDBUF, which is 208 KiB unless somebody changed it.
+	batchBytes = 128 << 10
+	// Dumps come in datagrams of 32 KiB at most.
+	receiveBytes = 64 << 10
+)
+
+func dial() (*rtnl, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("rtnetlink socket: %w", err)
+	}
+	// Without the two, the reasons of thousands of refusals do not fit the queue. The dump that follows finds the addresses anyway.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("rtnetlink socket: %w", err)
+	}
+	return &rtnl{fd: fd, in: make([]byte, receiveBytes)}, nil
+}
+
+func (c *rtnl) close() { unix.Close(c.fd) }
+
+// request appends a message to c.out. body appends what follows the header.
+func (c *rtnl) request(typ, flags uint16, body func(b []byte) []byte) {
+	start := len(c.out)
+	c.seq++
+	b := binary.NativeEndian.AppendUint32(c.out, 0)
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = binary.NativeEndian.AppendUint16(b, flags|unix.NLM_F_REQUEST)
+	b = binary.NativeEndian.AppendUint32(b, c.seq)
+	b = binary.NativeEndian.AppendUint32(b, 0)
+	b = body(b)
+	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
+	c.out = b
+}
+
+func (c *rtnl) send() error {
+	defer func() { c.out = c.out[:0] }()
+	for {
+		err := unix.Sendto(c.fd, c.out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// batch sends n requests without waiting for an answer to each, and returns why the kernel refused one, by its number.
+// It asks for no acknowledgements: the kernel works the requests off inside sendmsg and answers only those it refuses.
+func (c *rtnl) batch(n int, typ, flags uint16, body func(b []byte, i int) []byte) (map[int]error, error) {
+	first := c.seq + 1
+	refused := map[int]error{}
+	for i := range n {
+		c.request(typ, flags, func(b []byte) []byte { return body(b, i) })
+		if len(c.out) < batchBytes && i < n-1 {
+			continue
+		}
+		if err := c.send(); err != nil {
+			return refused, fmt.Errorf("rtnetlink: %w", err)
+		}
+		for {
+			b, err := c.receive(unix.MSG_DONTWAIT)
+			if err != nil {
+				break // EAGAIN: all read. ENOBUFS: some reasons are lost.
+			}
+			for m := range messages(b) {
+				if errno := m.errno(); errno != 0 {
+					refused[int(m.seq-first)] = errno
+				}
+			}
+		}
+	}
+	return refused, nil
+}
+
+var errChanging = errors.New("rtnetlink: the list changes faster than it can be read")
+
+// dump asks for a list, again if it changed while the kernel was writing it, and hands over each entry. reset comes before
+// the first entry of every attempt.
+func (c *rtnl) dump(typ uint16, body func(b []byte) []byte, reset func(), entry func(body []byte)) error {
+	for range 5 {
+		reset()
+		complete, err := c.dumpOnce(typ, body, entry)
+		if err != nil {
+			return fmt.Errorf("rtnetlink: %w", err)
+		}
+		if complete {
+			return nil
+		}
+	}
+	return errChanging
+}
+
+func (c *rtnl) dumpOnce(typ uint16, body func(b []byte) []byte, entry func([]byte)) (complete bool, err error) {
+	c.request(typ, unix.NLM_F_DUMP, body)
+	if err := c.send(); err != nil {
+		return false, err
+	}
+	complete = true
+	for {
+		b, err := c.receive(0)
+		if err != nil {
+			return false, err
+		}
+		for m := range messages(b) {
+			if m.seq != c.seq {
+				continue
+			}
+			if m.flags&unix.NLM_F_DUMP_INTR != 0 {
+				complete = false
+			}
+			switch m.typ {
+			case unix.NLMSG_DONE:
+				return complete, nil
+			case unix.NLMSG_ERROR:
+				return false, m.errno()
+			default:
+				entry(m.body)
+			}
+		}
+	}
+}
+
+func (c *rtnl) receive(flags int) ([]byte, error) {
+	for {
+		n, _, err := unix.Recvfrom(c.fd, c.in, flags)
+		if err == nil {
+			return c.in[:n], nil
+		}
+		if err != unix.EINTR {
+			return nil, err
+		}
+	}
+}
+
+type message struct {
+	typ, flags uint16
+	seq        uint32
+	body       []byte
+}
+
+func (m message) errno() unix.Errno {
+	if m.typ != unix.NLMSG_ERROR || len(m.body) < 4 {
+		return 0
+	}
+	return unix.Errno(-int32(binary.NativeEndian.Uint32(m.body)))
+}
+
+func messages(b []byte) iter.Seq[message] {
+	return func(yield func(message) bool) {
+		for len(b) >= unix.NLMSG_HDRLEN {
+			n := int(binary.NativeEndian.Uint32(b))
+			if n < unix.NLMSG_HDRLEN || n > len(b) {
+				return
+			}
+			m := message{binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:]), binary.NativeEndian.Uint32(b[8:]), b[unix.NLMSG_HDRLEN:n]}
+			if !yield(m) {
+				return
+			}
+			b = b[min(align(n), len(b)):]
+		}
+	}
+}
+
+// attrs yields the attributes in b by type, without the nesting flag.
+func attrs(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.SizeofRtAttr {
+			n := int(binary.NativeEndian.Uint16(b))
+			if n < unix.SizeofRtAttr || n > len(b) {
+				return
+			}
+			if !yield(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[unix.SizeofRtAttr:n]) {
+				return
+			}
+			b = b[min(align(n), len(b)):]
+		}
+	}
+}
+
+func align(n int) int { return (n + 3) &^ 3 }
+
+func appendAttr(b []byte, typ uint16, value ...byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = append(b, value...)
+	return append(b, make([]byte, align(len(value))-len(value))...)
+}
+
+func appendAddr(b []byte, typ uint16, ip netip.Addr) []byte {
+	v := ip.As4()
+	return appendAttr(b, typ, v[:]...)
+}
+
+func appendIfAddrmsg(b []byte, bits int, link int32) []byte {
+	b = append(b, unix.AF_INET, byte(bits), 0, unix.RT_SCOPE_UNIVERSE)
+	return binary.NativeEndian.AppendUint32(b, uint32(link))
+}

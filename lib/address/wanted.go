@@ -1,0 +1,327 @@
+// Package address knows the virtual addresses of a cluster node and puts them on its links.
+//
+// Wanted reads them from Skudonet's configuration tree: the files if_PARENT:NAME_conf, one INI section each, as Skudonet CE 7
+// reads them, plus $cluster_ip. Up, Down and Missing compare that with the kernel and change it by rtnetlink(7), thousands of
+// addresses in a few system calls, in the form that Skudonet itself uses:
+//
+//	ip addr add A/M broadcast + dev PARENT label PARENT:NAME noprefixroute
+//
+// The package announces nothing (lib/announce), sets no NIC address, and knows IPv4 only.
+package address
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/bits"
+	"net/netip"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// Address is one virtual address and where it belongs.
+type Address struct {
+	Prefix netip.Prefix // the address itself with its prefix length, not masked
+	Link   string       // the link that carries it, Skudonet's parent interface
+	Label  string       // Skudonet's name for it, such as eth0:web; empty means the link's name
+}
+
+func (a Address) String() string {
+	if a.Label == "" || a.Label == a.Link {
+		return fmt.Sprintf("%s on %s", a.Prefix, a.Link)
+	}
+	return fmt.Sprintf("%s on %s (%s)", a.Prefix, a.Link, a.Label)
+}
+
+// Notice is something odd in an interface file that the admin should know and that stops nothing.
+type Notice struct {
+	File string // its name in the configuration tree
+	Text string
+}
+
+func (n Notice) String() string { return n.File + ": " + n.Text }
+
+const (
+	maxName = 15       // IFNAMSIZ less its NUL, for links and labels
+	maxFile = 64 << 10 // real interface files have some 100 bytes
+)
+
+// Wanted returns the addresses that a master carries: every virtual interface in the configuration tree dir with status up,
+// and clusterIP always. The prefix length is that of the parent's own file, as in Skudonet, else the mask in the virtual
+// interface's file, else 32. clusterIP comes first; where no file has it, it is put on iface with localBits as its prefix length.
+//
+// A file that cannot be used is left out with a notice.
+func Wanted(dir fs.FS, clusterIP netip.Addr, iface string, localBits int) ([]Address, []Notice) {
+	clusterIP = clusterIP.Unmap()
+	t := readTree(dir)
+
+	var cluster *virtual
+	var rest []Address
+	type place struct {
+		ip   netip.Addr
+		link string
+	}
+	seen := map[place]string{}
+	for _, v := range t.virtual {
+		ip := v.address.Prefix.Addr()
+		if ip == clusterIP && (cluster == nil || v.up() && !cluster.up()) {
+			cluster = &v
+		}
+		if !v.up() {
+			continue
+		}
+		if nic, ok := t.nic[ip]; ok && ip != clusterIP {
+			t.notice(v.file, "addr %s is the address of %s itself: left alone", ip, nic)
+			continue
+		}
+		at := place{ip, v.address.Link}
+		if first, twice := seen[at]; twice {
+			t.notice(v.file, "addr %s is in %s already", ip, first)
+			continue
+		}
+		seen[at] = v.file
+		rest = append(rest, v.address)
+	}
+	switch {
+	case cluster == nil:
+		if localBits < 1 || localBits > 32 {
+			localBits = 32
+		}
+		cluster = &virtual{address: Address{netip.PrefixFrom(clusterIP, localBits), iface, iface + ":skd"}}
+		if len(cluster.address.Label) > maxName {
+			cluster.address.Label = ""
+		}
+	case !cluster.up():
+		t.notice(cluster.file, "status is %q, but %s is $cluster_ip: a master brings it up all the same", cluster.status, clusterIP)
+	}
+
+	want := make([]Address, 1, len(rest)+1)
+	want[0] = cluster.address
+	for _, a := range rest {
+		if a.Link != want[0].Link || a.Prefix.Addr() != clusterIP {
+			want = append(want, a)
+		}
+	}
+	return want, t.notices
+}
+
+// tree is what the interface files of one configuration tree say.
+type tree struct {
+	dir     fs.FS
+	virtual []virtual             // usable, in the order of their names
+	nic     map[netip.Addr]string // the addresses of NICs and VLANs, which are not ours to move
+	bits    map[string]int        // prefix length by NIC or VLAN
+	notices []Notice
+}
+
+type virtual struct {
+	file    string
+	address Address
+	status  string
+}
+
+func (v virtual) up() bool { return v.status == "up" }
+
+func (t *tree) notice(file, format string, args ...any) {
+	t.notices = append(t.notices, Notice{file, fmt.Sprintf(format, args...)})
+}
+
+func readTree(dir fs.FS) *tree {
+	t := &tree{dir: dir, nic: map[netip.Addr]string{}, bits: map[string]int{}}
+	entries, err := fs.ReadDir(dir, ".")
+	if err != nil {
+		t.notice(".", "cannot list the configuration tree, so only $cluster_ip is known: %v", err)
+	}
+	var labels []string
+	for _, e := range entries {
+		name, ok := strings.CutPrefix(e.Name(), "if_")
+		if !ok {
+			continue
+		}
+		if name, ok = strings.CutSuffix(name, "_conf"); !ok || name == "" {
+			continue
+		}
+		if strings.Contains(name, ":") {
+			labels = append(labels, name)
+			continue
+		}
+		t.readNIC(name)
+	}
+	for _, label := range labels {
+		t.readVirtual(label)
+	}
+	return t
+}
+
+func fileOf(name string) string { return "if_" + name + "_conf" }
+
+func (t *tree) readNIC(name string) {
+	f, err := t.read(name)
+	if err != nil {
+		t.notice(fileOf(name), "%v", err)
+		return
+	}
+	if ip, err := netip.ParseAddr(f.addr); err == nil {
+		t.nic[ip.Unmap()] = name
+	}
+	if f.mask == "" {
+		return
+	}
+	n, err := maskBits(f.mask)
+	if err != nil {
+		if !strings.Contains(f.addr, ":") {
+			t.notice(fileOf(name), "%v", err)
+		}
+		return
+	}
+	t.bits[name] = n
+}
+
+func (t *tree) readVirtual(label string) {
+	file := fileOf(label)
+	link, suffix, _ := strings.Cut(label, ":")
+	switch {
+	case link == "" || suffix == "":
+		t.notice(file, "want a name like if_eth0:web_conf")
+		return
+	case len(label) > maxName:
+		t.notice(file, "%s is longer than the %d characters that Linux allows", label, maxName)
+		return
+	case strings.ContainsFunc(label, func(r rune) bool { return r == '/' || !unicode.IsGraphic(r) || unicode.IsSpace(r) }):
+		t.notice(file, "%q is no interface name", label)
+		return
+	}
+	f, err := t.read(label)
+	if err != nil {
+		t.notice(file, "%v", err)
+		return
+	}
+	ip, err := netip.ParseAddr(f.addr)
+	ip = ip.Unmap()
+	switch {
+	case f.addr == "":
+		t.notice(file, "no addr")
+		return
+	case err != nil:
+		t.notice(file, "addr %q: want an IPv4 address", f.addr)
+		return
+	case !ip.Is4():
+		t.notice(file, "addr %s: only IPv4 addresses follow the master", ip)
+		return
+	case ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		t.notice(file, "addr %s: no address of a host", ip)
+		return
+	}
+	n, ok := t.bits[link]
+	if !ok {
+		n = 32
+		if f.mask != "" {
+			if n, err = maskBits(f.mask); err != nil {
+				t.notice(file, "%v; taken as 32", err)
+				n = 32
+			}
+		}
+	}
+	t.virtual = append(t.virtual, virtual{file, Address{netip.PrefixFrom(ip, n), link, label}, f.status})
+}
+
+// read returns what the file of the interface says. A line that is neither section nor assignment is said and skipped: the
+// rest may still name an address that this node has to keep silent about.
+func (t *tree) read(name string) (fields, error) {
+	file := fileOf(name)
+	// A FIFO would block for ever when opened.
+	info, err := fs.Stat(t.dir, file)
+	if err != nil {
+		return fields{}, cause(err)
+	}
+	if !info.Mode().IsRegular() {
+		return fields{}, errors.New("not a regular file")
+	}
+	r, err := t.dir.Open(file)
+	if err != nil {
+		return fields{}, cause(err)
+	}
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err != nil {
+		return fields{}, cause(err)
+	}
+	if len(data) > maxFile {
+		return fields{}, fmt.Errorf("larger than %d KiB: no interface file", maxFile>>10)
+	}
+	f, line, err := parse(data, name)
+	if line > 0 {
+		t.notice(file, "line %d: want key=value; ignored", line)
+	}
+	return f, err
+}
+
+// cause drops operation and path from the error of a file: a notice begins with the name.
+func cause(err error) error {
+	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
+// fields is what concerns us in an interface file, as written.
+type fields struct{ addr, mask, status string }
+
+// parse returns the values of the section called name, and the first line that says nothing (0 if there is none).
+func parse(data []byte, name string) (f fields, oddLine int, err error) {
+	var found, here bool
+	n := 0
+	for line := range bytes.Lines(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))) {
+		n++
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' || line[0] == ';' {
+			continue
+		}
+		if line[0] == '[' && line[len(line)-1] == ']' {
+			here = string(bytes.TrimSpace(line[1:len(line)-1])) == name
+			found = found || here
+			continue
+		}
+		key, value, ok := bytes.Cut(line, []byte("="))
+		if !ok {
+			if oddLine == 0 {
+				oddLine = n
+			}
+			continue
+		}
+		if !here {
+			continue
+		}
+		v := string(bytes.TrimSpace(value))
+		switch string(bytes.TrimSpace(key)) {
+		case "addr":
+			f.addr = v
+		case "mask":
+			f.mask = v
+		case "status":
+			f.status = v
+		}
+	}
+	if !found {
+		return fields{}, oddLine, fmt.Errorf("no section [%s]", name)
+	}
+	return f, oddLine, nil
+}
+
+// maskBits reads 255.255.255.0 or 24.
+func maskBits(s string) (int, error) {
+	if n, err := strconv.ParseUint(s, 10, 8); err == nil && n >= 1 && n <= 32 {
+		return int(n), nil
+	}
+	if m, err := netip.ParseAddr(s); err == nil && m.Is4() {
+		b := m.As4()
+		v := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+		if n := bits.LeadingZeros32(^v); n > 0 && bits.TrailingZeros32(v) == 32-n {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("mask %q: want one like 255.255.255.0 or 24", s)
+}

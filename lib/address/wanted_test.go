@@ -1,0 +1,163 @@
+package address
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+var (
+	clusterIP = netip.MustParseAddr("192.168.77.100")
+	cluster   = Address{netip.MustParsePrefix("192.168.77.100/24"), "eth0", "eth0:skd"}
+)
+
+const nic = "[eth0]\naddr=192.168.77.11\ndhcp=\ngateway=192.168.77.1\nmac=\nmask=255.255.255.0\nname=eth0\nstatus=up\n"
+
+// virtualFile is an interface file as Skudonet writes it.
+func virtualFile(name, addr, status string) string {
+	return "[" + name + "]\naddr=" + addr + "\ndhcp=\ngateway=\nmac=52:54:00:00:00:01\nmask=\nname=" + name + "\nstatus=" + status + "\n"
+}
+
+func files(content ...string) fstest.MapFS {
+	m := fstest.MapFS{}
+	for i := 0; i < len(content); i += 2 {
+		m[content[i]] = &fstest.MapFile{Data: []byte(content[i+1]), Mode: 0o644}
+	}
+	return m
+}
+
+func TestWanted(t *testing.T) {
+	web := Address{netip.MustParsePrefix("192.168.77.80/24"), "eth0", "eth0:web"}
+	for _, tt := range []struct {
+		name    string
+		dir     fs.FS
+		want    []Address
+		notices []string // a piece of each
+	}{
+		{"no files", files(), []Address{cluster}, nil},
+		{"no tree", fstest.MapFS{}, []Address{cluster}, nil},
+		{"unreadable tree", brokenFS{}, []Address{cluster}, []string{"cannot list the configuration tree, so only $cluster_ip is known: disk on fire"}},
+		{"a virtual interface", files("if_eth0_conf", nic, "if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.80", "up")), []Address{cluster, web}, nil},
+		{"one that is down", files("if_eth0_conf", nic, "if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.80", "down")), []Address{cluster}, nil},
+		{"the mask comes from the parent, a VLAN", files(
+			"if_eth0.7_conf", "[eth0.7]\nmask=255.255.240.0\n",
+			"if_eth0.7:a_conf", "[eth0.7:a]\naddr=10.7.0.9\nmask=255.0.0.0\nstatus=up\n"),
+			[]Address{cluster, {netip.MustParsePrefix("10.7.0.9/20"), "eth0.7", "eth0.7:a"}}, nil},
+		{"no parent file: its own mask", files("if_eth1:a_conf", "[eth1:a]\naddr=10.7.0.9\nmask=16\nstatus=up\n"),
+			[]Address{cluster, {netip.MustParsePrefix("10.7.0.9/16"), "eth1", "eth1:a"}}, nil},
+		{"no mask at all", files("if_eth1:a_conf", "[eth1:a]\naddr=10.7.0.9\nstatus=up\n"),
+			[]Address{cluster, {netip.MustParsePrefix("10.7.0.9/32"), "eth1", "eth1:a"}}, nil},
+		{"masks that are none", files(
+			"if_eth1_conf", "[eth1]\naddr=10.7.0.1\nmask=255.0.255.0\n",
+			"if_eth1:a_conf", "[eth1:a]\naddr=10.7.0.9\nmask=0.0.0.0\nstatus=up\n"),
+			[]Address{cluster, {netip.MustParsePrefix("10.7.0.9/32"), "eth1", "eth1:a"}},
+			[]string{`if_eth1_conf: mask "255.0.255.0"`, `if_eth1:a_conf: mask "0.0.0.0"`}},
+		{"CRLF, BOM, spaces, comments, another section", files("if_eth0_conf", nic, "if_eth0:web_conf",
+			"\ufeff# made by hand\r\n; yes\r\n[other]\r\naddr = 10.0.0.1\r\n [ eth0:web ] \r\n addr = 192.168.77.80 \r\nstatus = up\r\nnew_key = 1"),
+			[]Address{cluster, web}, nil},
+		{"$cluster_ip has a file", files("if_eth0_conf", nic, "if_eth0:vip_conf", virtualFile("eth0:vip", "192.168.77.100", "up")),
+			[]Address{{cluster.Prefix, "eth0", "eth0:vip"}}, nil},
+		{"$cluster_ip has a file on another link", files("if_eth1_conf", "[eth1]\nmask=16\n", "if_eth1:vip_conf", virtualFile("eth1:vip", "192.168.77.100", "up")),
+			[]Address{{netip.MustParsePrefix("192.168.77.100/16"), "eth1", "eth1:vip"}}, nil},
+		{"$cluster_ip is down in its file", files("if_eth0_conf", nic, "if_eth0:vip_conf", virtualFile("eth0:vip", "192.168.77.100", "down")),
+			[]Address{{cluster.Prefix, "eth0", "eth0:vip"}}, []string{`if_eth0:vip_conf: status is "down", but 192.168.77.100 is $cluster_ip`}},
+		{"$cluster_ip has two files, the second is up", files("if_eth0_conf", nic,
+			"if_eth0:a_conf", virtualFile("eth0:a", "192.168.77.100", "down"), "if_eth0:b_conf", virtualFile("eth0:b", "192.168.77.100", "up")),
+			[]Address{{cluster.Prefix, "eth0", "eth0:b"}}, nil},
+		{"$cluster_ip is first", files("if_eth0_conf", nic,
+			"if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.80", "up"), "if_eth0:zzz_conf", virtualFile("eth0:zzz", "192.168.77.100", "up")),
+			[]Address{{cluster.Prefix, "eth0", "eth0:zzz"}, web}, nil},
+		{"twice on a link", files("if_eth0_conf", nic,
+			"if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.80", "up"), "if_eth0:www_conf", virtualFile("eth0:www", "192.168.77.80", "up")),
+			[]Address{cluster, web}, []string{"if_eth0:www_conf: addr 192.168.77.80 is in if_eth0:web_conf already"}},
+		{"a NIC's own address", files("if_eth0_conf", nic, "if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.11", "up")),
+			[]Address{cluster}, []string{"if_eth0:web_conf: addr 192.168.77.11 is the address of eth0 itself: left alone"}},
+		{"names that are not interface files", files(".if_eth0:1_conf.Xy12Zz", "junk", "if_eth0:1_conf~", "junk", "if__conf", "", "global.conf", "", "xif_eth0:1_conf", ""),
+			[]Address{cluster}, nil},
+		{"names that cannot be", files("if_:a_conf", "", "if_eth0:_conf", "", "if_eth0:a b_conf", "", "if_eth0:0123456789ab_conf", ""),
+			[]Address{cluster}, []string{"if_:a_conf: want a name", "if_eth0:0123456789ab_conf: eth0:0123456789ab is longer", "if_eth0:_conf: want a name", `"eth0:a b" is no interface name`}},
+		{"contents that cannot be used", files(
+			"if_eth0:a_conf", "", "if_eth0:b_conf", "[eth0:b]\nstatus=up\n", "if_eth0:c_conf", virtualFile("eth0:c", "300.1.1.1", "up"),
+			"if_eth0:d_conf", virtualFile("eth0:d", "fd00::1", "up"), "if_eth0:e_conf", virtualFile("eth0:e", "224.0.0.18", "up"),
+			"if_eth0:f_conf", "\x00\xff", "if_eth0:g_conf", strings.Repeat("#\n", maxFile), "if_eth0:h_conf", virtualFile("eth0:other", "10.0.0.1", "up")),
+			[]Address{cluster}, []string{"no section [eth0:a]", "eth0:b_conf: no addr", `addr "300.1.1.1"`, "addr fd00::1: only IPv4", "addr 224.0.0.18",
+				"line 1: want key=value", "no section [eth0:f]", "larger than 64 KiB", "no section [eth0:h]"}},
+		{"a stray line costs nothing", files("if_eth0_conf", nic, "if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.80", "up")+"<<<<<<< HEAD\n"),
+			[]Address{cluster, web}, []string{"if_eth0:web_conf: line 9: want key=value; ignored"}},
+		{"not a file", fstest.MapFS{"if_eth0:a_conf": {Mode: fs.ModeNamedPipe}, "if_eth0:b_conf/x": {}},
+			[]Address{cluster}, []string{"if_eth0:a_conf: not a regular file", "if_eth0:b_conf: not a regular file"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, notices := Wanted(tt.dir, clusterIP, "eth0", 24)
+			if !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("addresses\n got %v\nwant %v", got, tt.want)
+			}
+			said := make([]string, len(notices))
+			for i, n := range notices {
+				said[i] = n.String()
+			}
+			if len(said) != len(tt.notices) {
+				t.Fatalf("notices\n got %q\nwant %q", said, tt.notices)
+			}
+			for i, piece := range tt.notices {
+				if !strings.Contains(said[i], piece) {
+					t.Errorf("notice %d is %q, want %q in it", i, said[i], piece)
+				}
+			}
+		})
+	}
+}
+
+func TestClusterLabelFitsOrIsLeftOut(t *testing.T) {
+	for iface, label := range map[string]string{"eth0": "eth0:skd", "enp0s31f6.1": "enp0s31f6.1:skd", "enp0s31f6.10": "", "fifteen-letters": ""} {
+		got, _ := Wanted(files(), clusterIP, iface, 24)
+		if got[0].Label != label {
+			t.Errorf("on %s: label %q, want %q", iface, got[0].Label, label)
+		}
+	}
+	if got, _ := Wanted(files(), clusterIP, "eth0", 0); got[0].Prefix.Bits() != 32 {
+		t.Errorf("without a prefix length of the local address: %v, want /32", got[0])
+	}
+}
+
+func TestString(t *testing.T) {
+	if got, want := cluster.String(), "192.168.77.100/24 on eth0 (eth0:skd)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := (Failure{Address{cluster.Prefix, "eth9", ""}, ErrNoLink}).Error(), "address 192.168.77.100/24 on eth9: no such interface"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func FuzzInterfaceFile(f *testing.F) {
+	f.Add([]byte(virtualFile("eth0:web", "192.168.77.80", "up")), []byte(nic))
+	f.Add([]byte("[eth0:web]\naddr=10.0.0.1\nmask=255.255.255.255\nstatus=up"), []byte("[eth0]\nmask=33\n"))
+	f.Add([]byte("[]\n[eth0:web\n=\n[eth0:web]=\naddr==\n\xff\x00"), []byte("["))
+	f.Add([]byte("[eth0:web]\naddr=::ffff:10.0.0.1%eth0\nstatus=up\n"), []byte(nil))
+	f.Add([]byte("[eth0:web]\naddr=::ffff:10.0.0.1\nstatus=up\n"), []byte("[eth0]\nmask=0\n"))
+	f.Fuzz(func(t *testing.T, virtual, parent []byte) {
+		dir := files("if_eth0:web_conf", string(virtual), "if_eth0_conf", string(parent))
+		got, notices := Wanted(dir, clusterIP, "eth0", 24)
+		if len(got) == 0 || len(got) > 2 || got[0].Prefix.Addr() != clusterIP {
+			t.Fatalf("got %v, want $cluster_ip and one more at most", got)
+		}
+		for _, a := range got {
+			if !a.Prefix.IsValid() || !a.Prefix.Addr().Is4() || a.Prefix.Bits() < 1 || a.Link != "eth0" || len(a.Label) > maxName {
+				t.Fatalf("%+v cannot be put on a link", a)
+			}
+		}
+		for _, n := range notices {
+			if n.File == "" || strings.ContainsAny(n.Text, "\n\x00") {
+				t.Fatalf("notice %q does not fit a line of a log", n)
+			}
+		}
+	})
+}
+
+type brokenFS struct{}
+
+func (brokenFS) Open(string) (fs.File, error) { return nil, errors.New("disk on fire") }

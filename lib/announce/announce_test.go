@@ -1,0 +1,343 @@
+package announce
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	mac = net.HardwareAddr{0xce, 0xb1, 0x9b, 0x77, 0xd8, 0x05}
+	vip = netip.MustParseAddr("10.0.0.100")
+)
+
+func TestFrames(t *testing.T) {
+	const ethernet = "ffffffffffff" + "ceb19b77d805" + "0806"
+	for _, tt := range []struct {
+		name string
+		got  []byte
+		want string
+	}{
+		{"request, as keepalived sends it", AppendGARPRequest(nil, mac, vip), ethernet + "0001080006040001ceb19b77d8050a000064ffffffffffff0a000064"},
+		{"reply, to ourselves", AppendGARPReply(nil, mac, vip), ethernet + "0001080006040002ceb19b77d8050a000064ceb19b77d8050a000064"},
+		{"appended", AppendGARPRequest([]byte{0xab}, mac, vip)[:2], "abff"},
+	} {
+		if got := hex.EncodeToString(tt.got); got != tt.want {
+			t.Errorf("%s:\n got %s\nwant %s", tt.name, got, tt.want)
+		}
+	}
+	buffer := make([]byte, 0, 42)
+	if n := testing.AllocsPerRun(100, func() { AppendGARPReply(buffer, mac, vip) }); n != 0 {
+		t.Errorf("%v allocations a frame", n)
+	}
+}
+
+func TestSchedule(t *testing.T) {
+	for _, tt := range []struct {
+		refresh time.Duration
+		want    []time.Duration // in seconds after the start
+	}{
+		{60 * time.Second, []time.Duration{1, 2, 3, 5, 65, 125, 185}},
+		{time.Second, []time.Duration{1, 2, 3, 5, 6, 7, 8}},
+		{0, []time.Duration{1, 2, 3, 5}},
+	} {
+		s := Schedule{Refresh: tt.refresh}
+		for _, start := range []time.Duration{0, 1000 * time.Second, 1002 * time.Second} { // a new start forgets the one before
+			s.Start(start)
+			var got []time.Duration
+			for range tt.want {
+				at, more := s.Next()
+				if !more {
+					break
+				}
+				got = append(got, (at-start)/time.Second)
+			}
+			if !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("refresh %v, started at %v: then at %d s, want %d", tt.refresh, start, got, tt.want)
+			}
+			if _, more := s.Next(); more != (tt.refresh > 0) {
+				t.Errorf("refresh %v: more to come is %v", tt.refresh, more)
+			}
+		}
+	}
+}
+
+// namespace moves the test to a network namespace of its own, with links v0 and v1, whose other ends, the wires, are pv0 and pv1. It
+// ends with the thread, which dies with the test because it stays locked.
+func namespace(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for a network namespace")
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("no network namespace here: %v", err)
+	}
+	run(t, `for l in v0 v1; do ip link add $l type veth peer name p$l; ip link set $l up; ip link set p$l up; done`)
+}
+
+func run(t testing.TB, script string) {
+	t.Helper()
+	if out, err := exec.Command("sh", "-euc", script).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", script, err, out)
+	}
+}
+
+func index(t testing.TB, link string) int {
+	t.Helper()
+	l, err := net.InterfaceByName(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Index
+}
+
+func targetsOn(link, n int) []Target {
+	targets := make([]Target, n)
+	for i := range targets {
+		targets[i] = Target{link, mac, netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}
+	}
+	return targets
+}
+
+// wire records the ARP frames that come out of the other end of a link.
+type wire struct {
+	t  *testing.T
+	fd int
+}
+
+func listen(t *testing.T, link string) wire {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	err = errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: index(t, "p"+link), Protocol: 0x0608}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wire{t, fd}
+}
+
+// wantFrames waits for the request and the reply of every target, in any order, and for nothing else.
+func (w wire) wantFrames(targets []Target) {
+	w.t.Helper()
+	want := map[string]bool{}
+	for _, t := range targets {
+		want[string(AppendGARPRequest(nil, t.MAC, t.Addr))] = true
+		want[string(AppendGARPReply(nil, t.MAC, t.Addr))] = true
+	}
+	for len(want) > 0 {
+		frame := w.next()
+		if !want[frame] {
+			w.t.Fatalf("a frame that should not be, or not again: %x", frame)
+		}
+		delete(want, frame)
+	}
+	w.wantNothing()
+}
+
+func (w wire) next() string {
+	w.t.Helper()
+	b := make([]byte, 2048)
+	n, _, err := unix.Recvfrom(w.fd, b, 0)
+	if err != nil {
+		w.t.Fatalf("no more frames: %v", err)
+	}
+	return string(b[:n])
+}
+
+func (w wire) wantNothing() {
+	w.t.Helper()
+	b := make([]byte, 2048)
+	if n, _, err := unix.Recvfrom(w.fd, b, unix.MSG_DONTWAIT); err != unix.EAGAIN {
+		w.t.Fatalf("one more frame: %x, %v", b[:max(n, 0)], err)
+	}
+}
+
+func never() bool { return false }
+
+func wantSent(t *testing.T, targets []Target, want int) {
+	t.Helper()
+	if sent, err := Send(targets, never); sent != want || err != nil {
+		t.Fatalf("%d sent, %v; want %d", sent, err, want)
+	}
+}
+
+func TestSend(t *testing.T) {
+	for _, n := range []int{1, 4000} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			namespace(t)
+			a, b := listen(t, "v0"), listen(t, "v1")
+			onA, onB := targetsOn(index(t, "v0"), n), targetsOn(index(t, "v1"), 1)
+			onB[0].Addr = netip.AddrFrom16(vip.As16())
+			wantSent(t, append(onA, onB...), n+1)
+			onB[0].Addr = vip
+			a.wantFrames(onA)
+			b.wantFrames(onB)
+		})
+	}
+}
+
+func TestRequestsLeaveBeforeReplies(t *testing.T) {
+	namespace(t)
+	w := listen(t, "v0")
+	targets := targetsOn(index(t, "v0"), 3)
+	wantSent(t, targets, 3)
+	for _, form := range []func([]byte, net.HardwareAddr, netip.Addr) []byte{AppendGARPRequest, AppendGARPReply} {
+		for _, target := range targets {
+			if got, want := w.next(), form(nil, target.MAC, target.Addr); got != string(want) {
+				t.Errorf("got %x, want %x", got, want)
+			}
+		}
+	}
+}
+
+func TestSendNothing(t *testing.T) {
+	wantSent(t, nil, 0)
+}
+
+func TestStopEndsTheBurst(t *testing.T) {
+	namespace(t)
+	w := listen(t, "v0")
+	targets := targetsOn(index(t, "v0"), 4000)
+	for _, tt := range []struct {
+		asked int64 // stop says true the time after
+		sent  int
+	}{{0, 0}, {1, 0}, {3999, 0}, {4010, 10}} {
+		var asked atomic.Int64
+		sent, err := Send(targets, func() bool { return asked.Add(1) > tt.asked })
+		if sent != tt.sent || err != nil {
+			t.Errorf("stopped after %d frames: %d sent, %v; want %d", tt.asked, sent, err, tt.sent)
+		}
+		for range tt.asked {
+			w.next()
+		}
+		w.wantNothing()
+	}
+}
+
+func TestOneLinkFails(t *testing.T) {
+	namespace(t)
+	w := listen(t, "v0")
+	down, good := targetsOn(index(t, "v1"), 10), targetsOn(index(t, "v0"), 10)
+	run(t, "ip link set v1 down")
+	gone := targetsOn(9999, 2)
+	bad := []Target{{index(t, "v0"), mac, netip.MustParseAddr("fd00::1")}, {index(t, "v0"), nil, vip}}
+	var mixed []Target
+	for i := range good {
+		mixed = append(mixed, down[i], good[i])
+	}
+	sent, err := Send(append(append(mixed, gone...), bad...), never)
+	if sent != len(good) || !errors.Is(err, unix.ENETDOWN) || !errors.Is(err, unix.ENODEV) {
+		t.Errorf("%d sent, %v; want %d and two links that failed", sent, err, len(good))
+	}
+	for _, piece := range []string{"announce on v1: network is down", "announce on link 9999: no such device", "announce fd00::1 from", "want an IPv4 address and an Ethernet link"} {
+		if err == nil || !strings.Contains(err.Error(), piece) {
+			t.Errorf("%q is not in: %v", piece, err)
+		}
+	}
+	w.wantFrames(good)
+}
+
+func TestFullSocketIsWaitedFor(t *testing.T) {
+	namespace(t)
+	shape(t, "v0", "rate 10mbit burst 1600 limit 10000000")
+	w := listen(t, "v0")
+	targets := targetsOn(index(t, "v0"), 1000)
+	wantSent(t, targets, len(targets))
+	w.wantFrames(targets)
+}
+
+// The queue holds 47 frames, so most of the burst is refused at first. Newer kernels may also drop one without saying so, when
+// another processor is busy with the queue.
+func TestFullQueueIsWaitedFor(t *testing.T) {
+	namespace(t)
+	shape(t, "v0", "rate 10mbit burst 1600 limit 2000")
+	w := listen(t, "v0")
+	targets := targetsOn(index(t, "v0"), 1000)
+	wantSent(t, targets, len(targets))
+	for range targets {
+		w.next()
+	}
+}
+
+func TestStuckLinkHoldsNobodyUp(t *testing.T) {
+	for _, tt := range []struct {
+		name, limit string
+		want        error
+	}{
+		{"dropping", "limit 2000", unix.ENOBUFS},
+		{"keeping", "limit 10000000", unix.EAGAIN},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			namespace(t)
+			shape(t, "v0", "rate 8bit burst 1600 "+tt.limit)
+			w := listen(t, "v1")
+			stuck, good := targetsOn(index(t, "v0"), 1000), targetsOn(index(t, "v1"), 1000)
+			sent, err := Send(append(stuck, good...), never)
+			if sent != len(good) || !errors.Is(err, tt.want) {
+				t.Errorf("%d sent, %v; want %d and %v", sent, err, len(good), tt.want)
+			}
+			w.wantFrames(good)
+		})
+	}
+}
+
+func shape(t *testing.T, link, how string) {
+	t.Helper()
+	if out, err := exec.Command("tc", strings.Fields("qdisc add dev "+link+" root tbf "+how)...).CombinedOutput(); err != nil {
+		t.Skipf("no queueing discipline that can be full: %v: %s", err, out)
+	}
+}
+
+func TestSocketsReceiveNothing(t *testing.T) {
+	namespace(t)
+	fd, err := open(index(t, "pv0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	w := listen(t, "v0")
+	targets := targetsOn(index(t, "v0"), 100)
+	wantSent(t, targets, len(targets))
+	w.wantFrames(targets)
+	wire{t, fd}.wantNothing()
+}
+
+func BenchmarkSend(b *testing.B) {
+	for _, n := range []int{1, 100, 1000, 4000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			namespace(b)
+			targets := targetsOn(index(b, "v0"), n)
+			for b.Loop() {
+				if sent, err := Send(targets, never); sent != n || err != nil {
+					b.Fatal(sent, err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkFrame(b *testing.B) {
+	buffer := make([]byte, 0, 42)
+	for b.Loop() {
+		AppendGARPRequest(buffer, mac, vip)
+	}
+}
