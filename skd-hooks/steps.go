@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/address"
+	garp "github.com/skudonet/skudonet-ce-cluster/lib/announce"
+	"github.com/skudonet/skudonet-ce-cluster/lib/skudonet"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
+)
+
+// step is one thing that a master has and a backup has not. Run says in words
+// what it did, or nothing if there was nothing to do.
+type step struct {
+	name string
+	run  func(context.Context) (string, error)
+}
+
+// startSteps are what makes a master, in their order.
+func startSteps(s *skudonet.Service) []step {
+	return []step{
+		{"skudonet", s.Start},
+		{"links", func(context.Context) (string, error) {
+			names, err := s.RestoreLinks()
+			if len(names) == 0 {
+				return "", err
+			}
+			return "set up again, where Skudonet found no carrier: " + strings.Join(names, ", "), err
+		}},
+	}
+}
+
+// stopSteps are what unmakes one, in their order.
+func stopSteps(s *skudonet.Service) []step {
+	return []step{{"skudonet", s.Stop}}
+}
+
+// transition runs all steps, whatever becomes of each. Stop needs no
+// configuration: a broken one must not keep a backup from becoming one.
+func transition(c *cli.Context, steps func(*skudonet.Service) []step) error {
+	s := &skudonet.Service{Say: func(text string) { fmt.Println("skudonet: " + text) }}
+	if c.Command.Name == "start" {
+		cl, err := load(c)
+		if err != nil {
+			return err
+		}
+		s.Tree, s.Interface, s.Missing = os.DirFS(cl.tree), cl.iface, cl.missing
+		if word, _ := status.Read(option(c, "status-file")); word == status.Backup {
+			fmt.Println("this node is backup: until it is master, its virtual addresses stay unheard")
+		}
+	}
+	unlock, err := lock(c.Context, option(c, "run-dir"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	failed := 0
+	for _, step := range steps(s) {
+		text, err := step.run(c.Context)
+		if text != "" {
+			fmt.Println(step.name + ": " + text)
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: failed: %v\n", step.name, err)
+			failed++
+		}
+	}
+	if failed > 0 {
+		return cli.Exit("", exitFailed)
+	}
+	return nil
+}
+
+// lock keeps a start and a stop apart, of whoever: the daemon of this life or
+// of an earlier one, and an admin. Without a run directory there is no daemon.
+func lock(ctx context.Context, dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "hooks.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return func() {}, nil
+	} else if err != nil {
+		return nil, err
+	}
+	const patience, pause = time.Minute, 20 * time.Millisecond
+	for began, said := time.Now(), false; ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return func() { f.Close() }, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR), time.Since(began) > patience:
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		case !said:
+			fmt.Println("another skd-hooks is at work; waiting for it")
+			said = true
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("lock %s: interrupted", f.Name())
+		}
+	}
+}
+
+func (cl cluster) addresses() []address.Address {
+	// Neither who looks for an address nor who announces it minds its mask.
+	want, _ := address.Wanted(os.DirFS(cl.tree), cl.ip, cl.iface, 32)
+	return want
+}
+
+func (cl cluster) missing() ([]string, error) {
+	missing, err := address.Missing(cl.addresses())
+	names := make([]string, len(missing))
+	for i, a := range missing {
+		names[i] = a.String()
+	}
+	return names, err
+}
+
+// announce sends gratuitous ARP for all virtual addresses. On a backup nobody
+// may hear them, so that is no failure: the node may just have been demoted.
+func announce(c *cli.Context) error {
+	file := option(c, "status-file")
+	word, err := status.Read(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		word = status.Stopped
+	case err != nil:
+		return err
+	}
+	if word != status.Master {
+		fmt.Printf("this node is %s: nothing to announce\n", word)
+		return nil
+	}
+	cl, err := load(c)
+	if err != nil {
+		return err
+	}
+	targets, err := cl.targets()
+	sent, failed := garp.Send(targets, func() bool {
+		word, _ := status.Read(file)
+		return word != status.Master || c.Context.Err() != nil
+	})
+	fmt.Printf("announced %d of %d addresses\n", sent, len(cl.addresses()))
+	return errors.Join(err, failed)
+}
+
+// targets are the addresses that are up, and where. The error names the others.
+func (cl cluster) targets() (targets []garp.Target, err error) {
+	missing, err := address.Missing(cl.addresses())
+	if err != nil {
+		return nil, err
+	}
+	down := map[address.Address]bool{}
+	var failed []error
+	for _, a := range missing {
+		down[a] = true
+		failed = append(failed, fmt.Errorf("%s: not announced, because it is not up", a))
+	}
+	links := map[string]*netlink.LinkAttrs{}
+	for _, a := range cl.addresses() {
+		if down[a] {
+			continue
+		}
+		if links[a.Link] == nil {
+			l, err := netlink.LinkByName(a.Link)
+			if err != nil {
+				failed = append(failed, fmt.Errorf("%s: %w", a, err))
+				continue
+			}
+			links[a.Link] = l.Attrs()
+		}
+		targets = append(targets, garp.Target{Link: links[a.Link].Index, MAC: links[a.Link].HardwareAddr, Addr: a.Prefix.Addr()})
+	}
+	return targets, errors.Join(failed...)
+}
