@@ -367,7 +367,7 @@ func (r *Router) tick() {
 
 // linkIs acts on a state of the interface: sockets first, then the election.
 func (r *Router) linkIs(s link.State) {
-	before := r.fault
+	before, inFault := r.fault, r.machine.State() == election.Fault
 	words, carrierOnly := s.Fault()
 	usable := words == "" || carrierOnly && r.cfg.IgnoreLink
 	r.host.Link(s)
@@ -395,10 +395,10 @@ func (r *Router) linkIs(s link.State) {
 	switch {
 	case usable:
 		r.troubles.Clear("link")
-	case r.machine.State() == election.Fault:
-		r.troubles.Set("link", r.fault)
+	case inFault:
+		r.troubles.Set("link", outOfElection+r.fault)
 	default:
-		r.troubles.Show("link", r.fault) // the transition says it
+		r.troubles.Show("link", outOfElection+r.fault) // the transition says it
 	}
 	switch {
 	case !r.started && usable && words == "" && r.record.Resumes(r.cfg.Identity(), r.bootID, r.now, r.cfg.Election.Interval):
@@ -415,6 +415,8 @@ func (r *Router) linkIs(s link.State) {
 		r.handle(election.Event{Kind: election.LinkBack})
 	}
 }
+
+const outOfElection = "out of the election: "
 
 func (r *Router) retryLink(s link.State) {
 	if r.conn == nil && r.state.Index == s.Index {

@@ -1,0 +1,95 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
+	"github.com/skudonet/skudonet-ce-cluster/lib/vrouter"
+)
+
+// prepareHooks makes the two lanes of hooks. When the process before had
+// started Skudonet on this master, that need not be done again.
+func (n *Node) prepareHooks(before vrouter.Record) {
+	var last hook.Completion
+	if before.Started {
+		last.Kind = hook.Start
+	}
+	env := hook.Environment{
+		Interface: n.conf.Interface, ClusterIP: n.conf.ClusterIP, Config: n.conf.Path, ConfigDir: n.conf.ConfigDir,
+		StatusFile: n.places.StatusFile, RunDir: n.places.RunDir, StateDir: n.places.StateDir,
+	}
+	if exe, err := os.Executable(); err == nil {
+		env.Programs = filepath.Dir(exe)
+	}
+	lane := func(scripts map[hook.Kind]string) *hook.Runner {
+		return hook.NewRunner(hook.Options{
+			Scripts: scripts, Env: env.For, Timeout: n.conf.HookTimeout, Last: last,
+			Log:   func(k hook.Kind, line string) { n.log.Info(fmt.Sprintf("%s hook: %s", k, line)) },
+			Began: n.hookBegan, Done: n.hookDone,
+		})
+	}
+	n.transitions = lane(map[hook.Kind]string{hook.Start: n.conf.StartHook, hook.Stop: n.conf.StopHook})
+	n.announcements = lane(map[hook.Kind]string{hook.Advertisement: n.conf.AdvertisementHook})
+}
+
+// RunStartHook starts Skudonet and the replicator, unless the process before
+// has done that since the promotion.
+func (n *Node) RunStartHook() {
+	running, pending := n.transitions.Running()
+	if last := n.transitions.Completed(); running == hook.None && pending == hook.None && last.Kind == hook.Start && last.Err == nil {
+		return
+	}
+	n.runHook(n.transitions, hook.Start)
+}
+
+// RunStopHook stops them.
+func (n *Node) RunStopHook() { n.runHook(n.transitions, hook.Stop) }
+
+// runHook wants a hook once the status file says what the hook may ask it.
+func (n *Node) runHook(r *hook.Runner, k hook.Kind) {
+	n.fileLane.do(func() { r.Want(k) })
+}
+
+// Idle tells whether no hook runs or waits, so that another process can follow.
+func (n *Node) Idle() bool {
+	for _, r := range []*hook.Runner{n.transitions, n.announcements} {
+		if running, pending := r.Running(); running != hook.None || pending != hook.None {
+			return false
+		}
+	}
+	return true
+}
+
+func (n *Node) hookBegan(k hook.Kind) {
+	n.mu.Lock()
+	n.hooks[k] = status.Hook{Name: k.String(), State: status.HookRunning, Since: status.Now()}
+	n.mu.Unlock()
+	n.write()
+}
+
+func (n *Node) hookDone(c hook.Completion) {
+	h := status.Hook{Name: c.Kind.String(), State: status.HookDone, Since: status.Now(), Took: status.Seconds(c.Took)}
+	if c.Err != nil {
+		h.State, h.Error = status.HookFailed, c.Err.Error()
+	}
+	n.mu.Lock()
+	n.hooks[c.Kind] = h
+	n.mu.Unlock()
+	switch key := "hook " + c.Kind.String(); {
+	case c.Err == nil:
+		n.troubles.Clear(key)
+	case errors.Is(c.Err, hook.ErrSuperseded), errors.Is(c.Err, hook.ErrCancelled):
+		n.log.Info(fmt.Sprintf("%s hook: %v", c.Kind, c.Err)) // nothing to mend
+	default:
+		n.troubles.Set(key, fmt.Sprintf("the %s hook failed: %v; see its output in the log, mend the script, then run it by hand", c.Kind, c.Err))
+	}
+	if c.Kind != hook.Advertisement {
+		n.log.Info(fmt.Sprintf("%s hook ended", c.Kind), "took", c.Took.Round(time.Millisecond), "ok", c.Err == nil)
+	}
+	n.write()
+}
