@@ -1,0 +1,372 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
+	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
+	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
+	"github.com/skudonet/skudonet-ce-cluster/lib/election"
+	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
+	"github.com/skudonet/skudonet-ce-cluster/lib/link"
+	"github.com/skudonet/skudonet-ce-cluster/lib/node"
+	"github.com/skudonet/skudonet-ce-cluster/lib/syslog"
+	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
+	"github.com/skudonet/skudonet-ce-cluster/lib/version"
+	"github.com/skudonet/skudonet-ce-cluster/lib/vrouter"
+)
+
+// A small heap that is collected often costs less here than a large one: what
+// lives is a few hundred kilobytes.
+const heapGrowth = 50
+
+// serve runs the election until a signal ends it.
+func serve(path string, places node.Places) error {
+	debug.SetGCPercent(heapGrowth)
+	started := time.Now()
+	c, notices, err := conf.Load(path)
+	sink := syslog.Open("skd-vrrpd")
+	defer sink.Flush(time.Second)
+	log := sink.Logger()
+	if err == nil {
+		d := &service{conf: c, places: places, log: log, sink: sink, stop: make(chan os.Signal, 4)}
+		for _, n := range notices {
+			log.Warn(n.String())
+			d.warnings = append(d.warnings, n.String())
+		}
+		if err = d.claim(); err == nil {
+			err = d.run(started)
+		}
+		if err == nil {
+			return nil
+		}
+	} else {
+		err = cli.Exit(err, exitUsage)
+	}
+	if !sink.OnStderr() { // where main prints it
+		sayAll(log, err)
+	}
+	return err
+}
+
+// sayAll logs each line of an error as one of its own: a configuration has
+// several.
+func sayAll(log *slog.Logger, err error) {
+	for line := range strings.Lines(err.Error()) {
+		log.Error(strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// service is one run of the daemon.
+type service struct {
+	conf     conf.Config
+	places   node.Places
+	warnings []string
+	log      *slog.Logger
+	sink     *syslog.Sink
+	pidFile  *os.File
+	node     *node.Node
+	router   *vrouter.Router
+	stop     chan os.Signal
+	again    bool // the end is a new beginning
+}
+
+const pidName = "vrrpd.pid"
+
+// claim makes the directories and takes the pid file, whose lock tells a living
+// daemon from a dead one.
+func (d *service) claim() error {
+	if err := os.MkdirAll(d.places.RunDir, 0o755); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.places.StateDir, 0o700); err != nil {
+		d.log.Warn(fmt.Sprintf("nothing will survive a reboot: %v", err))
+	}
+	f, err := os.OpenFile(filepath.Join(d.places.RunDir, pidName), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		pid := make([]byte, 16)
+		n, _ := f.Read(pid)
+		f.Close()
+		return fmt.Errorf("another skd-vrrpd runs here already, as process %.*s", n, pid)
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0); err != nil {
+		return err
+	}
+	d.pidFile = f
+	return nil
+}
+
+func (d *service) run(started time.Time) error {
+	troubles := vrouter.NewTroubles(d.log)
+	n, record, err := node.Open(d.conf, d.places, d.warnings, d.log, troubles)
+	if err != nil {
+		return err
+	}
+	d.node = n
+	n.Notify = func(line string) { daemon.SdNotify(false, "STATUS="+line) }
+	lasting, err := node.ReadLasting(d.places.StateDir)
+	if err != nil {
+		d.log.Warn(fmt.Sprintf("starting without what was stored, from the clock alone: %v", err))
+	}
+	if d.forgotten() {
+		lasting.Marks, record.Marks = nil, nil
+	}
+	cfg := virtualRouter(d.conf)
+	cfg.Keys, cfg.Started = d.keys(d.conf), started
+	d.router = vrouter.New(cfg, n, func(s link.State) (vrouter.Conn, error) { return d.open(cfg, s) }, bootclock.Now, d.log, troubles, record, lasting)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	hangups := make(chan os.Signal, 4)
+	signal.Notify(d.stop, unix.SIGTERM, unix.SIGINT)
+	signal.Notify(hangups, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	closing, hurry := context.WithCancel(context.Background())
+	defer hurry()
+	go d.signals(hangups, hurry)
+	go n.Run(ctx)
+	go link.Watcher{
+		State: d.router.Link, Removed: n.Removed, Links: n.Links,
+		Trouble: func(err error) { d.log.Warn(err.Error()) },
+	}.Watch(ctx, d.conf.Interface, d.conf.LocalIP)
+
+	d.log.Info(fmt.Sprintf("started on %s vrid %d for %s", d.conf.Interface, d.conf.VRID, d.conf.ClusterIP),
+		"version", version.Version, "local", d.conf.LocalIP, "peer", d.conf.RemoteIP, "transport", d.conf.Transport,
+		"interval", d.conf.AdvertInterval, "signed", len(cfg.Keys) > 0)
+	watchdog, _ := daemon.SdWatchdogEnabled(false)
+	daemon.SdNotify(false, daemon.SdNotifyReady)
+	d.router.Run(ctx, func() { daemon.SdNotify(false, daemon.SdNotifyWatchdog) }, watchdog/2)
+
+	if d.again {
+		return d.execute()
+	}
+	daemon.SdNotify(false, daemon.SdNotifyStopping)
+	limited, done := context.WithTimeout(closing, d.conf.HookTimeout+hook.Grace)
+	defer done()
+	n.Close(limited)
+	os.Remove(d.pidFile.Name())
+	d.log.Info("stopped")
+	return nil
+}
+
+// virtualRouter turns the configuration into the election's terms.
+func virtualRouter(c conf.Config) vrouter.Config {
+	kinds := map[conf.Transport]transport.Kind{conf.Multicast: transport.Multicast, conf.Unicast: transport.Unicast, conf.UDP: transport.UDP}
+	return vrouter.Config{
+		Election: election.Config{Priority: c.Priority, Interval: c.AdvertInterval, DeadRatio: c.DeadRatio, Preempt: c.Preempt,
+			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != ""},
+		Interface: c.Interface, VRID: c.VRID, ClusterIP: c.ClusterIP, Kind: kinds[c.Transport],
+		IgnoreLink: c.LinkLoss == conf.LinkLossIgnore,
+	}
+}
+
+func (d *service) open(cfg vrouter.Config, s link.State) (vrouter.Conn, error) {
+	return transport.Open(transport.Config{Kind: cfg.Kind, Interface: s.Name, Index: s.Index,
+		Local: d.conf.LocalIP, Peer: d.conf.RemoteIP, Port: d.conf.UDPPort, VRID: cfg.VRID})
+}
+
+// keys derives the key of each password, or reads it from a file of the run
+// directory that only root can read, so that a restart takes no time.
+func (d *service) keys(c conf.Config) []auth.Key {
+	var keys []auth.Key
+	for _, p := range []struct {
+		secret conf.Secret
+		file   string
+	}{{c.Password, "password.key"}, {c.PasswordNext, "password_next.key"}} {
+		path := filepath.Join(d.places.RunDir, p.file)
+		if p.secret == "" || c.Password == "" {
+			os.Remove(path)
+			continue
+		}
+		if b, err := os.ReadFile(path); err == nil {
+			if key, err := auth.ParseCache(b, string(p.secret), c.VRID, c.LocalIP, c.RemoteIP); err == nil {
+				keys = append(keys, key)
+				continue
+			}
+		}
+		key := auth.DeriveKey(string(p.secret), c.VRID, c.LocalIP, c.RemoteIP)
+		keys = append(keys, key)
+		if err := writePrivate(path, key.MarshalCache(string(p.secret), c.VRID, c.LocalIP, c.RemoteIP)); err != nil {
+			d.log.Warn(fmt.Sprintf("a restart will take longer: %v", err))
+		}
+	}
+	return keys
+}
+
+// writePrivate writes a file that was never readable by others, also when one
+// with other permissions stood there.
+func writePrivate(path string, b []byte) error {
+	os.Remove(path + ".new")
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// signals are the admin's words to the daemon.
+func (d *service) signals(hangups <-chan os.Signal, hurry func()) {
+	stopping := false
+	for {
+		select {
+		case s := <-d.stop:
+			if stopping {
+				d.log.Warn("asked twice to stop; not waiting for the hooks")
+				hurry()
+				continue
+			}
+			stopping = true
+			d.log.Info(fmt.Sprintf("asked to stop by SIG%s", name(s)))
+			d.router.Do(vrouter.Stop)
+		case s := <-hangups:
+			switch s {
+			case unix.SIGUSR1:
+				d.router.Do(vrouter.Tell)
+			case unix.SIGUSR2:
+				d.router.Do(vrouter.HandOver)
+			case unix.SIGHUP:
+				if !stopping {
+					d.restart()
+				}
+			}
+		}
+	}
+}
+
+func name(s os.Signal) string {
+	if s == unix.SIGINT {
+		return "INT"
+	}
+	return "TERM"
+}
+
+// restart prepares to execute the program anew: only with a configuration that
+// is right and describes the same virtual router, and only between hooks, which
+// are children of this process.
+func (d *service) restart() {
+	c, _, err := conf.Load(d.conf.Path)
+	if err != nil {
+		sayAll(d.log, err)
+		d.log.Error("the configuration is wrong; going on with the old one")
+		return
+	}
+	if was, will := virtualRouter(d.conf).Identity(), virtualRouter(c).Identity(); was != will {
+		d.log.Error(fmt.Sprintf("the configuration describes another virtual router (%s, was %s); going on with the old one: restart the service to change it", will, was))
+		return
+	}
+	d.keys(c) // derived now, not while nobody advertises
+	for said := false; !d.node.Idle(); said = true {
+		if !said {
+			d.log.Info("executing anew when the running hook has ended")
+		}
+		select {
+		case s := <-d.stop:
+			d.stop <- s // not now: the signals' own loop answers it
+			return
+		case <-time.After(hookPoll):
+		}
+	}
+	d.again = true
+	d.router.Do(vrouter.Leave)
+}
+
+const hookPoll = 50 * time.Millisecond
+
+// execute replaces this process by a new one of the same number.
+func (d *service) execute() error {
+	d.node.Flush()
+	d.log.Info("executing anew")
+	d.sink.Flush(time.Second)
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	daemon.SdNotify(false, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
+	return fmt.Errorf("execute %s: %w", self, unix.Exec(self, os.Args, os.Environ()))
+}
+
+// monotonic is the clock by which systemd orders reloads.
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+const forgetName = "forget-peer"
+
+// forgotten tells, once, that the admin asked for the peer to be forgotten.
+func (d *service) forgotten() bool {
+	err := os.Remove(filepath.Join(d.places.RunDir, forgetName))
+	if err == nil {
+		d.log.Info("forgot which sequence the peer used last, as asked")
+	}
+	return err == nil
+}
+
+// forgetPeer leaves word for the daemon, and has it execute itself anew if it runs.
+func forgetPeer(places node.Places) error {
+	if err := os.MkdirAll(places.RunDir, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(places.RunDir, forgetName), nil, 0o600); err != nil {
+		return err
+	}
+	pid, err := runningPID(places)
+	switch {
+	case err != nil:
+		return err
+	case pid == 0:
+		fmt.Println("skd-vrrpd does not run; it will forget the peer's sequence when it starts, unless the machine reboots before")
+		return nil
+	}
+	if err := unix.Kill(pid, unix.SIGHUP); err != nil {
+		return fmt.Errorf("tell process %d: %w", pid, err)
+	}
+	fmt.Println("skd-vrrpd was told to forget the peer's sequence; it is heard again with its next advertisement")
+	return nil
+}
+
+// runningPID reads the pid file of a daemon that holds its lock; 0 is none.
+func runningPID(places node.Places) (int, error) {
+	f, err := os.Open(filepath.Join(places.RunDir, pidName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+		return 0, nil
+	}
+	var pid int
+	if _, err := fmt.Fscan(f, &pid); err != nil {
+		return 0, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return pid, nil
+}
