@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/address"
@@ -161,26 +161,10 @@ func (cl cluster) targets() (targets []garp.Target, err error) {
 	if err != nil {
 		return nil, err
 	}
-	down := map[address.Address]bool{}
 	var failed []error
 	for _, a := range missing {
-		down[a] = true
 		failed = append(failed, fmt.Errorf("%s: not announced, because it is not up", a))
 	}
-	links := map[string]*netlink.LinkAttrs{}
-	for _, a := range cl.addresses() {
-		if down[a] {
-			continue
-		}
-		if links[a.Link] == nil {
-			l, err := netlink.LinkByName(a.Link)
-			if err != nil {
-				failed = append(failed, fmt.Errorf("%s: %w", a, err))
-				continue
-			}
-			links[a.Link] = l.Attrs()
-		}
-		targets = append(targets, garp.Target{Link: links[a.Link].Index, MAC: links[a.Link].HardwareAddr, Addr: a.Prefix.Addr()})
-	}
-	return targets, errors.Join(failed...)
+	targets, err = garp.Targets(slices.DeleteFunc(cl.addresses(), func(a address.Address) bool { return slices.Contains(missing, a) }))
+	return targets, errors.Join(append(failed, err)...)
 }

@@ -2,11 +2,7 @@ package node
 
 import (
 	"fmt"
-	"net"
-	"net/netip"
 	"time"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/announce"
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
@@ -41,36 +37,14 @@ func (n *Node) burst() {
 	if !n.announcing.Load() {
 		return
 	}
-	_, err := announce.Send(n.targets(), func() bool { return !n.announcing.Load() })
+	// An address without its link is not up, which is said already.
+	targets, _ := announce.Targets(n.addresses())
+	_, err := announce.Send(targets, func() bool { return !n.announcing.Load() })
 	n.troubles.Check("announce", "some hosts may look for the addresses at the old place; announcing again as scheduled: ", err)
 	n.runHook(n.announcements, hook.Advertisement)
 	if next, more := n.schedule.Next(); more {
 		n.timer = time.AfterFunc(max(0, next-bootclock.Now()), func() { n.netLane.do(n.burst) })
 	}
-}
-
-// targets are the addresses with the link and MAC that each is announced from.
-func (n *Node) targets() []announce.Target {
-	want := n.addresses()
-	type port struct {
-		index int
-		mac   net.HardwareAddr
-	}
-	ports := map[string]port{}
-	targets := make([]announce.Target, 0, len(want))
-	for _, a := range want {
-		p, ok := ports[a.Link]
-		if !ok {
-			if l, err := netlink.LinkByName(a.Link); err == nil {
-				p = port{l.Attrs().Index, l.Attrs().HardwareAddr}
-			}
-			ports[a.Link] = p
-		}
-		if p.index != 0 && len(p.mac) == 6 {
-			targets = append(targets, announce.Target{Link: p.index, MAC: p.mac, Addr: a.Prefix.Addr()})
-		}
-	}
-	return targets
 }
 
 // AnnounceSelf tells the network where this node's own address is, so that a
@@ -79,7 +53,7 @@ func (n *Node) AnnounceSelf(s link.State) {
 	n.netLane.do(func() {
 		_, err := announce.Send([]announce.Target{{Link: s.Index, MAC: s.MAC, Addr: s.Local}}, func() bool { return false })
 		if err != nil {
-			n.log.Warn(fmt.Sprintf("announcing our own address %s failed: %v", netip.Addr(s.Local), err))
+			n.log.Warn(fmt.Sprintf("announcing our own address %s failed: %v", s.Local, err))
 		}
 	})
 }

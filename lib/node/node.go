@@ -361,9 +361,10 @@ func names(list []address.Address) string {
 	return s
 }
 
-// settle is how long a change by others may last before it is acted upon:
-// Skudonet takes an address down before it writes that it should be down.
-const settle = 100 * time.Millisecond
+// settle gathers changes by others that come together. It also lets Skudonet,
+// which takes an address down before it writes that it should be down, have its
+// way mostly without a contradiction.
+const settle = 30 * time.Millisecond
 
 // Removed is told of each address that was taken off an interface.
 func (n *Node) Removed(ip netip.Addr) {
