@@ -56,10 +56,15 @@ func main() {
 		},
 		Commands: []*cli.Command{{
 			Name: "forget-peer", Usage: "hear a peer again that lost its state while its clock is behind",
-			Action: func(c *cli.Context) error { return forgetPeer(places(c)) },
+			HideHelpCommand: true, OnUsageError: onUsageError,
+			Action: func(c *cli.Context) error {
+				if c.Args().Present() {
+					return usage(fmt.Errorf("forget-peer: %q: want no argument", c.Args().First()))
+				}
+				return forgetPeer(places(c))
+			},
 		}},
-		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return usage(err) },
-		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError: onUsageError, ExitErrHandler: func(*cli.Context, error) {},
 	}
 	err := app.Run(os.Args)
 	if err == nil {
@@ -74,6 +79,8 @@ func main() {
 }
 
 func usage(err error) error { return cli.Exit(fmt.Errorf("skd-vrrpd: %w", err), exitUsage) }
+
+func onUsageError(_ *cli.Context, err error, _ bool) error { return usage(err) }
 
 func places(c *cli.Context) node.Places {
 	return node.Places{StatusFile: c.String("status-file"), RunDir: c.String("run-dir"), StateDir: c.String("state-dir")}

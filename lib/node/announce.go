@@ -13,10 +13,12 @@ import (
 // Announce begins the schedule of announcements anew.
 func (n *Node) Announce() {
 	n.announcing.Store(true)
-	n.netLane.do(func() {
-		n.schedule.Start(bootclock.Now())
-		n.burst()
-	})
+	n.netLane.do(n.begin)
+}
+
+func (n *Node) begin() {
+	n.schedule.Start(bootclock.Now())
+	n.burst()
 }
 
 // StopAnnouncing ends it at once, in the middle of a burst if need be.

@@ -326,7 +326,7 @@ func (n *Node) follow() {
 		n.log.Info(fmt.Sprintf("brought up %s, missing on a master", names(missing)))
 	}
 	if added > 0 || returned {
-		n.Announce()
+		n.begin() // unless the node may not announce any more, or not yet
 	}
 }
 

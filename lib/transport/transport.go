@@ -44,9 +44,10 @@ const (
 	// with the longest IP header. What is longer is cut, and then refused.
 	maxPacket = 60 + 8 + 255*16 + 28
 
-	// receiveBuffer bounds what piles up while we do not run: a longer queue
-	// would only be staler news.
-	receiveBuffer = 64 << 10
+	// receiveBuffer holds some thousand packets: a flood of garbage must not
+	// push the peer's adverts out during the milliseconds until we run. A longer
+	// queue would only be staler news.
+	receiveBuffer = 1 << 20
 )
 
 // Config says where to send and what to listen for.
@@ -186,8 +187,9 @@ func (c *Conn) prepare(fd int, filter []bpf.Instruction, more func(fd int) error
 	if err := unix.BindToDevice(fd, c.cfg.Interface); err != nil {
 		return os.NewSyscallError("setsockopt SO_BINDTODEVICE", err)
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer); err != nil {
-		return os.NewSyscallError("setsockopt SO_RCVBUF", err)
+	// The usual limit of a system (net.core.rmem_max) is lower.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer); err != nil {
+		return os.NewSyscallError("setsockopt SO_RCVBUFFORCE", err)
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
 		return os.NewSyscallError("setsockopt SO_TIMESTAMPNS", err)

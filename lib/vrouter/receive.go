@@ -134,6 +134,7 @@ func (r *Router) accept(src netip.Addr, signed bool) {
 		r.troubles.Clear("addresses")
 	}
 	if src == r.cfg.Election.Peer {
+		r.recv++
 		r.behindSince = 0
 		r.troubles.Clear("behind")
 		r.troubles.Clear("held")

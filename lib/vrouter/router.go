@@ -338,7 +338,6 @@ func (r *Router) receiveOne(arrived *time.Duration) bool {
 	if arrived != nil {
 		*arrived = p.Arrived
 	}
-	r.recv++
 	r.receive(p)
 	return true
 }
