@@ -232,27 +232,16 @@ func (p *Probe) answered(at time.Time, name string) {
 	p.report.Turns = append(p.report.Turns, Turn{name, at, at, 1})
 }
 
-// pace calls ask at each interval, and between that look whenever fd has something to read.
+// pace calls ask at each interval, and look whenever fd has something to read: after a stall before it asks again, so
+// that an answer that has waited for us is not taken for one that was late.
 func (p *Probe) pace(fd int, ask func() error, look func() error) error {
-	due := time.Now()
-	for {
+	for due := time.Now(); ; {
 		select {
 		case <-p.stop:
 			return nil
 		default:
 		}
-		wait := time.Until(due)
-		if wait <= 0 {
-			p.asked(due)
-			if err := ask(); err != nil {
-				return err
-			}
-			// What was due during a stall is left out: asking in bursts would tell nothing.
-			for wait = time.Until(due); wait <= 0; wait = time.Until(due) {
-				due = due.Add(ProbeInterval)
-			}
-		}
-		timeout := unix.NsecToTimespec(int64(wait))
+		timeout := unix.NsecToTimespec(int64(max(0, time.Until(due))))
 		ready, err := unix.Ppoll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, &timeout, nil)
 		if err != nil && err != unix.EINTR {
 			return err
@@ -261,6 +250,17 @@ func (p *Probe) pace(fd int, ask func() error, look func() error) error {
 			if err := look(); err != nil {
 				return err
 			}
+		}
+		if time.Until(due) > 0 {
+			continue
+		}
+		p.asked(due)
+		if err := ask(); err != nil {
+			return err
+		}
+		// What was due during a stall is left out: asking in bursts would tell nothing.
+		for time.Until(due) <= 0 {
+			due = due.Add(ProbeInterval)
 		}
 	}
 }
@@ -316,13 +316,16 @@ func echoSocket() (int, error) {
 	const icmpFilter, onlyEchoReply = 1, ^(1 << 0)
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_RAW, icmpFilter, onlyEchoReply),
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1))
+		stamp(fd))
 	if err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
 }
+
+// stamp has the kernel time what arrives.
+func stamp(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) }
 
 func echoRequest(id, sequence uint16) []byte {
 	const echo = 8
@@ -374,7 +377,8 @@ func arrival(control []byte) time.Time {
 // patience is how long an attempt to reach the service may last. Once the service is back, a younger one succeeds.
 const patience = 100 * time.Millisecond
 
-// ProbeService opens a TCP connection from the machine every millisecond, and reads who answers.
+// ProbeService opens a TCP connection from the machine every millisecond, and reads who answers. Answers are timed by
+// the kernel.
 func (n *Node) ProbeService(addr netip.AddrPort) (*Probe, error) {
 	p := newProbe()
 	to := &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
@@ -384,6 +388,15 @@ func (n *Node) ProbeService(addr netip.AddrPort) (*Probe, error) {
 			return err
 		}
 		defer unix.Close(poll)
+		// The kernel times packets while somebody wants that, and takes a while to begin with it.
+		stamped, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(stamped)
+		if err := stamp(stamped); err != nil {
+			return err
+		}
 		open := attempts{poll: poll, since: map[int]time.Time{}}
 		defer open.closeUntil(time.Now().Add(time.Hour))
 		ask := func() error {
@@ -391,7 +404,7 @@ func (n *Node) ProbeService(addr netip.AddrPort) (*Probe, error) {
 			return open.connect(to)
 		}
 		look := func() error {
-			return open.read(func(name string) { p.answered(time.Now(), name) })
+			return open.read(p.answered)
 		}
 		return p.pace(poll, ask, look)
 	})
@@ -420,6 +433,7 @@ func (a *attempts) connect(to unix.Sockaddr) error {
 	}
 	// Closing is a reset, so that no port stays taken.
 	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	stamp(fd)
 	if err := unix.Connect(fd, to); err != nil && err != unix.EINPROGRESS {
 		unix.Close(fd)
 		return nil
@@ -434,27 +448,39 @@ func (a *attempts) connect(to unix.Sockaddr) error {
 	return nil
 }
 
-func (a *attempts) read(answered func(name string)) error {
+func (a *attempts) read(answered func(at time.Time, name string)) error {
 	var events [64]unix.EpollEvent
-	var name [64]byte
+	var name, control [128]byte
 	count, err := unix.EpollWait(a.poll, events[:], 0)
 	if err != nil && err != unix.EINTR {
 		return err
 	}
+	type answer struct {
+		at   time.Time
+		name string
+	}
+	var answers []answer
 	for _, event := range events[:max(count, 0)] {
-		size, err := unix.Read(int(event.Fd), name[:])
+		size, used, _, _, err := unix.Recvmsg(int(event.Fd), name[:], control[:], 0)
 		if err == unix.EAGAIN {
 			continue
 		}
 		if size > 0 {
-			answered(string(name[:size]))
+			answers = append(answers, answer{arrival(control[:used]), string(name[:size])})
 		}
 		a.close(int(event.Fd))
+	}
+	slices.SortFunc(answers, func(a, b answer) int { return a.at.Compare(b.at) })
+	for _, a := range answers {
+		answered(a.at, a.name)
 	}
 	return nil
 }
 
 func (a *attempts) close(fd int) {
+	// A process that is just being forked may have the connection too, and epoll would go on to report it, by a number
+	// that is somebody else's by then.
+	unix.EpollCtl(a.poll, unix.EPOLL_CTL_DEL, fd, nil)
 	unix.Close(fd)
 	delete(a.since, fd)
 }
