@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -36,6 +39,14 @@ const heapGrowth = 50
 
 // serve runs the election until a signal ends it.
 func serve(path string, places node.Places) error {
+	// First of all: a signal that came before would have its default action.
+	stop, hangups := make(chan os.Signal, 4), make(chan os.Signal, 4)
+	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
+	signal.Notify(hangups, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	if os.Getenv(stopEnv) != "" { // meant for the process that executed us
+		os.Unsetenv(stopEnv)
+		stop <- unix.SIGTERM
+	}
 	debug.SetGCPercent(heapGrowth)
 	started := time.Now()
 	c, notices, err := conf.Load(path)
@@ -43,7 +54,7 @@ func serve(path string, places node.Places) error {
 	defer sink.Flush(time.Second)
 	log := sink.Logger()
 	if err == nil {
-		d := &service{conf: c, places: places, log: log, sink: sink, stop: make(chan os.Signal, 4)}
+		d := &service{conf: c, places: places, log: log, sink: sink, stop: stop, hangups: hangups}
 		for _, n := range notices {
 			log.Warn(n.String())
 			d.warnings = append(d.warnings, n.String())
@@ -82,10 +93,19 @@ type service struct {
 	node     *node.Node
 	router   *vrouter.Router
 	stop     chan os.Signal
-	again    bool // the end is a new beginning
+	hangups  chan os.Signal // and the other two
+	stopping atomic.Bool    // asked to
+	again    bool           // the end is a new beginning
 }
 
-const pidName = "vrrpd.pid"
+// stopEnv tells the next process that this one was asked to stop too late.
+const stopEnv = "SKD_VRRPD_STOP"
+
+const (
+	pidName   = "vrrpd.pid"
+	lockTries = 100
+	lockPause = 5 * time.Millisecond
+)
 
 // claim makes the directories and takes the pid file, whose lock tells a living
 // daemon from a dead one.
@@ -100,11 +120,14 @@ func (d *service) claim() error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid := make([]byte, 16)
-		n, _ := f.Read(pid)
-		f.Close()
-		return fmt.Errorf("another skd-vrrpd runs here already, as process %.*s", n, pid)
+	// A child of the process before, on its way to being a hook, may still hold the lock.
+	for tries := 0; unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil; tries++ {
+		if tries == lockTries {
+			pid, _ := io.ReadAll(io.LimitReader(f, 16))
+			f.Close()
+			return fmt.Errorf("another skd-vrrpd runs here already, as process %s", bytes.TrimSpace(pid))
+		}
+		time.Sleep(lockPause)
 	}
 	if err := f.Truncate(0); err != nil {
 		return err
@@ -137,12 +160,9 @@ func (d *service) run(started time.Time) error {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	hangups := make(chan os.Signal, 4)
-	signal.Notify(d.stop, unix.SIGTERM, unix.SIGINT)
-	signal.Notify(hangups, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
 	closing, hurry := context.WithCancel(context.Background())
 	defer hurry()
-	go d.signals(hangups, hurry)
+	go d.signals(hurry)
 	go n.Run(ctx)
 	go link.Watcher{
 		State: d.router.Link, Removed: n.Removed, Links: n.Links,
@@ -228,27 +248,25 @@ func writePrivate(path string, b []byte) error {
 }
 
 // signals are the admin's words to the daemon.
-func (d *service) signals(hangups <-chan os.Signal, hurry func()) {
-	stopping := false
+func (d *service) signals(hurry func()) {
 	for {
 		select {
 		case s := <-d.stop:
-			if stopping {
+			if d.stopping.Swap(true) {
 				d.log.Warn("asked twice to stop; not waiting for the hooks")
 				hurry()
 				continue
 			}
-			stopping = true
 			d.log.Info(fmt.Sprintf("asked to stop by SIG%s", name(s)))
 			d.router.Do(vrouter.Stop)
-		case s := <-hangups:
+		case s := <-d.hangups:
 			switch s {
 			case unix.SIGUSR1:
 				d.router.Do(vrouter.Tell)
 			case unix.SIGUSR2:
 				d.router.Do(vrouter.HandOver)
 			case unix.SIGHUP:
-				if !stopping {
+				if !d.stopping.Load() {
 					d.restart()
 				}
 			}
@@ -264,22 +282,14 @@ func name(s os.Signal) string {
 }
 
 // restart prepares to execute the program anew: only with a configuration that
-// is right and describes the same virtual router, and only between hooks, which
-// are children of this process.
+// fits, and only between hooks, which are children of this process.
 func (d *service) restart() {
-	c, _, err := conf.Load(d.conf.Path)
-	if err != nil {
-		sayAll(d.log, err)
-		d.log.Error("the configuration is wrong; going on with the old one")
+	if !d.fits() {
 		return
 	}
-	if was, will := virtualRouter(d.conf).Identity(), virtualRouter(c).Identity(); was != will {
-		d.log.Error(fmt.Sprintf("the configuration describes another virtual router (%s, was %s); going on with the old one: restart the service to change it", will, was))
-		return
-	}
-	d.keys(c) // derived now, not while nobody advertises
-	for said := false; !d.node.Idle(); said = true {
-		if !said {
+	waited := false
+	for ; !d.node.Idle(); waited = true {
+		if !waited {
 			d.log.Info("executing anew when the running hook has ended")
 		}
 		select {
@@ -289,8 +299,28 @@ func (d *service) restart() {
 		case <-time.After(hookPoll):
 		}
 	}
+	if waited && !d.fits() { // somebody has edited it meanwhile
+		return
+	}
 	d.again = true
 	d.router.Do(vrouter.Leave)
+}
+
+// fits tells whether the configuration file is right and describes the same
+// virtual router: a new process could do nothing with another one but end.
+func (d *service) fits() bool {
+	c, _, err := conf.Load(d.conf.Path)
+	if err != nil {
+		sayAll(d.log, err)
+		d.log.Error("the configuration is wrong; going on with the old one")
+		return false
+	}
+	if was, will := virtualRouter(d.conf).Identity(), virtualRouter(c).Identity(); was != will {
+		d.log.Error(fmt.Sprintf("the configuration describes another virtual router (%s, was %s); going on with the old one: restart the service to change it", will, was))
+		return false
+	}
+	d.keys(c) // derived now, not while nobody advertises
+	return true
 }
 
 const hookPoll = 50 * time.Millisecond
@@ -303,6 +333,12 @@ func (d *service) execute() error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
+	}
+	// What arrives from here on is for the next process: a stop is handed over,
+	// the others are ignored until it listens.
+	signal.Ignore(unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	if d.stopping.Load() || len(d.stop) > 0 {
+		os.Setenv(stopEnv, "1")
 	}
 	daemon.SdNotify(false, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
 	return fmt.Errorf("execute %s: %w", self, unix.Exec(self, os.Args, os.Environ()))

@@ -45,8 +45,18 @@ func (n *Node) burst() {
 	n.troubles.Check("announce", "some hosts may look for the addresses at the old place; announcing again as scheduled: ", err)
 	n.runHook(n.announcements, hook.Advertisement)
 	if next, more := n.schedule.Next(); more {
-		n.timer = time.AfterFunc(max(0, next-bootclock.Now()), func() { n.netLane.do(n.burst) })
+		n.timer = time.AfterFunc(max(0, next-bootclock.Now()), func() { n.netLane.do(func() { n.due(next) }) })
 	}
+}
+
+// due is the time of a scheduled burst. When it is over for long, this process
+// did not run: the election is given the time to find out who is master now.
+func (n *Node) due(at time.Duration) {
+	if bootclock.Now()-at <= n.conf.AdvertInterval {
+		n.burst()
+		return
+	}
+	n.timer = time.AfterFunc(n.conf.AdvertInterval, func() { n.netLane.do(n.burst) })
 }
 
 // AnnounceSelf tells the network where this node's own address is, so that a

@@ -57,6 +57,9 @@ func (n *Node) runHook(r *hook.Runner, k hook.Kind) {
 
 // Idle tells whether no hook runs or waits, so that another process can follow.
 func (n *Node) Idle() bool {
+	if n.fileLane.busy() { // it may be about to start one
+		return false
+	}
 	for _, r := range []*hook.Runner{n.transitions, n.announcements} {
 		if running, pending := r.Running(); running != hook.None || pending != hook.None {
 			return false

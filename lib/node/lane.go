@@ -42,6 +42,13 @@ func (l *lane) run() {
 	}
 }
 
+// busy tells whether anything is queued or being done.
+func (l *lane) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.running
+}
+
 // wait returns when everything queued so far, and what it queued, is done.
 func (l *lane) wait() {
 	l.mu.Lock()

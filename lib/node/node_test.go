@@ -27,8 +27,14 @@ func TestLaneKeepsOrder(t *testing.T) {
 			}
 		})
 	}
+	if !l.busy() {
+		t.Error("not busy with work in the queue")
+	}
 	close(slow)
 	l.wait()
+	if l.busy() {
+		t.Error("busy when all is done")
+	}
 	if len(got) != 101 || !slices.IsSorted(got) {
 		t.Errorf("order %v", got)
 	}
@@ -94,7 +100,7 @@ func TestLastingSurvives(t *testing.T) {
 }
 
 func TestRecordResumes(t *testing.T) {
-	good := vrouter.Record{Identity: "i", BootID: "b", Master: true, Sent: 100 * time.Second}
+	good := vrouter.Record{Identity: "i", BootID: "b", Master: true, Sent: 100 * time.Second, Interval: time.Second}
 	change := func(f func(*vrouter.Record)) vrouter.Record { r := good; f(&r); return r }
 	for _, row := range []struct {
 		name   string
@@ -109,7 +115,7 @@ func TestRecordResumes(t *testing.T) {
 		{"another boot", change(func(r *vrouter.Record) { r.BootID = "c" }), 101 * time.Second, false},
 		{"from the future", good, 99 * time.Second, false},
 	} {
-		if got := row.record.Resumes("i", "b", row.now, time.Second); got != row.want {
+		if got := row.record.Resumes("i", "b", row.now); got != row.want {
 			t.Errorf("%s: %v", row.name, got)
 		}
 	}

@@ -15,19 +15,20 @@ import (
 type Record struct {
 	Identity string                       `json:"identity"` // of the virtual router on this node, see Config.Identity
 	BootID   string                       `json:"boot_id"`
-	Master   bool                         `json:"master"`  // and neither leaving nor in doubt
-	Started  bool                         `json:"started"` // the start hook has ended since the promotion
-	Sent     time.Duration                `json:"sent"`    // boot clock of the last advert
-	Since    time.Time                    `json:"since"`   // of the state
+	Master   bool                         `json:"master"`   // and neither leaving nor in doubt
+	Started  bool                         `json:"started"`  // the start hook has ended since the promotion
+	Sent     time.Duration                `json:"sent"`     // boot clock of the last advert
+	Interval time.Duration                `json:"interval"` // that the adverts promised
+	Since    time.Time                    `json:"since"`    // of the state
 	Reason   string                       `json:"reason"`
 	Sequence auth.Sequence                `json:"sequence"` // the last one used
 	Marks    map[netip.Addr]auth.Sequence `json:"marks"`
 }
 
-// Resumes tells whether a daemon that died with this record is so little time
-// ago that the peer has not noticed: two of its intervals.
-func (r Record) Resumes(identity, bootID string, now, interval time.Duration) bool {
-	return r.Master && r.Identity == identity && r.BootID == bootID && now >= r.Sent && now-r.Sent <= 2*interval
+// Resumes tells whether the daemon that left this record died so little time
+// ago that the peer has not noticed: two of the intervals that it advertised.
+func (r Record) Resumes(identity, bootID string, now time.Duration) bool {
+	return r.Master && r.Identity == identity && r.BootID == bootID && now >= r.Sent && now-r.Sent <= 2*r.Interval
 }
 
 // Lasting is what must survive a reboot: the sequence below which this node

@@ -400,7 +400,7 @@ func (r *Router) linkIs(s link.State) {
 		r.troubles.Show("link", outOfElection+r.fault) // the transition says it
 	}
 	switch {
-	case !r.started && usable && words == "" && r.record.Resumes(r.cfg.Identity(), r.bootID, r.now, r.cfg.Election.Interval):
+	case !r.started && usable && words == "" && r.record.Resumes(r.cfg.Identity(), r.bootID, r.now):
 		r.start(election.Resume)
 	case !r.started:
 		r.start(election.Start)
@@ -543,9 +543,10 @@ func (r *Router) signed() bool { return len(r.keys) > 0 }
 func (r *Router) keep() {
 	r.host.Keep(Record{
 		Identity: r.cfg.Identity(), BootID: r.bootID,
-		Master: r.machine.State() == election.Master && !r.machine.Leaving() && !r.machine.Listening(),
-		Sent:   r.lastSent,
-		Since:  r.since, Reason: r.reason,
+		Master:   r.machine.State() == election.Master && !r.machine.Leaving() && !r.machine.Listening(),
+		Sent:     r.lastSent,
+		Interval: r.cfg.Election.Interval,
+		Since:    r.since, Reason: r.reason,
 		Sequence: r.used, Marks: maps.Collect(r.marks.All()),
 	})
 	if r.now-r.published >= publishEvery {
