@@ -27,6 +27,7 @@ lint:
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	shellcheck $(SCRIPTS)
+	mandoc -T lint -W warning man/*.[1-8]
 
 test: build
 	@test/install-deps check

@@ -1,0 +1,339 @@
+// Package man_test holds the manual pages against the programs they describe.
+package man_test
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
+	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
+)
+
+const confPage = "skudonet-cluster.conf.5"
+
+// programs have one page each.
+var programs = map[string]string{"skd-vrrpd": "skd-vrrpd.8", "skd-hooks": "skd-hooks.8", "skd-prompt": "skd-prompt.1"}
+
+func pages() []string { return append(slices.Sorted(maps.Values(programs)), confPage) }
+
+// read returns the source of a page with mdoc's escapes replaced.
+func read(t *testing.T, page string) string {
+	t.Helper()
+	b, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.NewReplacer(`\e`, `\`, `\(dq`, `"`, `\&`, "").Replace(string(b))
+}
+
+// section returns one .Sh section of a page.
+func section(t *testing.T, text, name string) string {
+	t.Helper()
+	_, text, ok := strings.Cut(text, "\n.Sh "+name+"\n")
+	if !ok {
+		t.Fatalf("no section %s", name)
+	}
+	text, _, _ = strings.Cut(text, "\n.Sh ")
+	return text
+}
+
+// marked returns the words that follow a macro, and those after commas with
+// them: .Va state , since
+func marked(text, macro string) (words []string) {
+	for line := range strings.Lines(text) {
+		fields, on := strings.Fields(line), false
+		if len(fields) == 0 || !strings.HasPrefix(fields[0], ".") {
+			continue
+		}
+		fields[0] = fields[0][1:]
+		for _, f := range fields {
+			switch {
+			case f == macro:
+				on = true
+			case len(f) == 2 && 'A' <= f[0] && f[0] <= 'Z':
+				on = false
+			case on && strings.Trim(f, ",.;:|()") != "":
+				words = append(words, f)
+			}
+		}
+	}
+	return words
+}
+
+func set(words []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(words)))
+}
+
+// differ says what one list has and the other has not.
+func differ(t *testing.T, what string, page, program []string) {
+	t.Helper()
+	for _, w := range page {
+		if !slices.Contains(program, w) {
+			t.Errorf("%s: the page names %q, which does not exist", what, w)
+		}
+	}
+	for _, w := range program {
+		if !slices.Contains(page, w) {
+			t.Errorf("%s: the page says nothing of %q", what, w)
+		}
+	}
+}
+
+var (
+	helpFlags   = regexp.MustCompile(`(?m)^ +((?:--?[a-z][a-z-]*(?: [A-Z]+)?(?:, )?)+)`)
+	helpDefault = regexp.MustCompile(`\(default: "(.+?)"\)`)
+	helpCommand = regexp.MustCompile(`(?m)^   ([a-z][a-z-]*)  +[a-z]`)
+	flag        = regexp.MustCompile(`--?[a-z][a-z-]*`)
+	called      = regexp.MustCompile(`\b(skd-(?:vrrpd|hooks|prompt))((?: +[^\s|;()&<>"']+)+)`)
+)
+
+// help is what --help of a program, and of its commands, lists.
+type help struct{ flags, commands, defaults []string }
+
+func askHelp(t *testing.T, program string) (h help) {
+	t.Helper()
+	ask := func(args ...string) string {
+		out, err := exec.Command(program, append(args, "--help")...).Output()
+		if err != nil {
+			t.Fatalf("%s %q --help: %v", program, args, err)
+		}
+		for _, m := range helpFlags.FindAllStringSubmatch(string(out), -1) {
+			h.flags = append(h.flags, flag.FindAllString(m[1], -1)...)
+		}
+		for _, m := range helpDefault.FindAllStringSubmatch(string(out), -1) {
+			h.defaults = append(h.defaults, m[1])
+		}
+		return string(out)
+	}
+	for _, m := range helpCommand.FindAllStringSubmatch(ask(), -1) {
+		h.commands = append(h.commands, m[1])
+	}
+	for _, c := range h.commands {
+		ask(c)
+	}
+	return help{set(h.flags), set(h.commands), set(h.defaults)}
+}
+
+// TestFlags holds each page against the --help of its program, and the command
+// lines in all pages against the programs that they run.
+func TestFlags(t *testing.T) {
+	bin := t.TempDir()
+	// As make build does it, so that the cache has the packages already.
+	build := exec.Command("go", "build", "-trimpath", "-o", bin+"/", "../skd-vrrpd", "../skd-hooks", "../skd-prompt")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	helps := map[string]help{}
+	for name, page := range programs {
+		h := askHelp(t, filepath.Join(bin, name))
+		helps[name] = h
+		if len(h.flags) < 4 || len(h.commands) == 0 {
+			t.Fatalf("%s: understood only %q of its help", name, h)
+		}
+		text := read(t, page)
+		dashed := func(words []string) (flags []string) {
+			for _, w := range words {
+				flags = append(flags, "-"+w)
+			}
+			return set(flags)
+		}
+		differ(t, page+": OPTIONS", dashed(marked(section(t, text, "OPTIONS"), "Fl")), h.flags)
+		differ(t, page, dashed(marked(text, "Fl")), h.flags)
+		var commands []string
+		for line := range strings.Lines(section(t, text, "COMMANDS")) {
+			if c, ok := strings.CutPrefix(line, ".It Cm "); ok {
+				commands = append(commands, strings.TrimSpace(c))
+			}
+		}
+		differ(t, page+": COMMANDS", commands, h.commands)
+		for _, d := range h.defaults {
+			if !strings.Contains(section(t, text, "OPTIONS"), d) {
+				t.Errorf("%s: OPTIONS does not name the default %s", page, d)
+			}
+		}
+	}
+	for _, page := range pages() {
+		for _, m := range called.FindAllStringSubmatch(read(t, page), -1) {
+			for _, word := range strings.Fields(m[2]) {
+				if strings.HasPrefix(word, "-") && !slices.Contains(helps[m[1]].flags, word) {
+					t.Errorf("%s: %q: %s has no %s", page, m[0], m[1], word)
+				}
+			}
+		}
+	}
+}
+
+// TestKeys holds the manual of the file against the parser's own list.
+func TestKeys(t *testing.T) {
+	var documented []string
+	entries := strings.Split("\n"+section(t, read(t, confPage), "KEYS"), "\n.It Va $")[1:]
+	keys := map[string]conf.Key{}
+	var known []string
+	for _, k := range conf.Keys() {
+		keys[k.Name] = k
+		known = append(known, k.Name)
+	}
+	for _, entry := range entries {
+		name, text, _ := strings.Cut(entry, "\n")
+		documented = append(documented, name)
+		k, ok := keys[name]
+		if !ok {
+			continue
+		}
+		first := "Default: empty.\n"
+		switch {
+		case k.Required:
+			first = "Required.\n"
+		case k.Default != "":
+			first = fmt.Sprintf("Default:\n.Ql %s .\n", k.Default)
+		}
+		if want := fmt.Sprintf("%sValues: %s.\n.Pp\n", first, k.Range); !strings.HasPrefix(text, want) {
+			t.Errorf("$%s: want the entry to begin with\n%s", name, want)
+		}
+	}
+	differ(t, confPage, documented, known)
+	if !t.Failed() && !slices.Equal(documented, known) {
+		t.Errorf("%s has the keys in the order %q, want %q", confPage, documented, known)
+	}
+	for _, page := range pages() {
+		for _, name := range regexp.MustCompile(`\$[a-z][a-z_]*`).FindAllString(read(t, page), -1) {
+			if !slices.Contains(known, name[1:]) {
+				t.Errorf("%s: there is no key %s", page, name)
+			}
+		}
+	}
+}
+
+// TestExamples reads what a reader may paste into the file.
+func TestExamples(t *testing.T) {
+	literal := regexp.MustCompile(`(?s)\n\.Bd -literal[^\n]*\n(\$.*?)\.Ed\n`)
+	blocks := literal.FindAllStringSubmatch(read(t, confPage), -1)
+	whole := slices.IndexFunc(blocks, func(b []string) bool { return strings.HasPrefix(b[1], "$interface") })
+	if whole < 0 {
+		t.Fatal("no complete example")
+	}
+	if _, notices, err := conf.Parse("example", []byte(blocks[whole][1])); err != nil || len(notices) > 0 {
+		t.Errorf("the complete example: %v, %v", err, notices)
+	}
+	for _, b := range blocks {
+		if _, _, err := conf.Parse("example", []byte(blocks[whole][1]+b[1])); err != nil {
+			t.Errorf("%s\n%v", b[1], err)
+		}
+	}
+}
+
+// TestNames holds the names that scripts and monitoring rely on against the code.
+func TestNames(t *testing.T) {
+	fields := func(of any) []string {
+		var names []string
+		var walk func(reflect.Type)
+		walk = func(typ reflect.Type) {
+			switch {
+			case typ == reflect.TypeFor[status.Moment]():
+				names = append(names, "time", "boot_s")
+			case typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice:
+				walk(typ.Elem())
+			case typ.Kind() == reflect.Struct:
+				for f := range typ.Fields() {
+					if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {
+						names = append(names, name)
+						if name != "daemon" { // has a page of its own
+							walk(f.Type)
+						}
+					}
+				}
+			}
+		}
+		walk(reflect.TypeOf(of))
+		return set(names)
+	}
+	noKeys := func(words []string) []string {
+		return slices.DeleteFunc(set(words), func(w string) bool { return strings.HasPrefix(w, "$") })
+	}
+	differ(t, "skd-vrrpd.8", noKeys(marked(read(t, "skd-vrrpd.8"), "Va")), fields(status.Daemon{}))
+	differ(t, "skd-hooks.8", noKeys(marked(read(t, "skd-hooks.8"), "Va")), fields(status.Report{}))
+
+	var told []string
+	for _, v := range (hook.Environment{Interface: "x", ClusterIP: netip.IPv4Unspecified(), Config: "x", ConfigDir: "x",
+		StatusFile: "x", RunDir: "x", StateDir: "x"}).For(hook.Start) {
+		name, _, _ := strings.Cut(v, "=")
+		told = append(told, name)
+	}
+	differ(t, "skd-hooks.8: ENVIRONMENT", set(marked(section(t, read(t, "skd-hooks.8"), "ENVIRONMENT"), "Ev")), set(told))
+}
+
+// source is all of the programs, constants joined.
+func source(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, pattern := range []string{"../lib/*/*.go", "../skd-*/*.go"} {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Write(b)
+		}
+	}
+	text := regexp.MustCompile(`" \+\s*"`).ReplaceAllString(all.String(), "")
+	return strings.ReplaceAll(text, `\"`, `"`)
+}
+
+// TestDiagnostics looks for each message in the programs, so that a reader who
+// searches a page for what the log says finds it.
+func TestDiagnostics(t *testing.T) {
+	text := source(t)
+	for _, page := range pages() {
+		for line := range strings.Lines(section(t, read(t, page), "DIAGNOSTICS")) {
+			message, ok := strings.CutPrefix(strings.TrimSpace(line), ".It Sy ")
+			if !ok {
+				continue
+			}
+			for part := range strings.SplitSeq(message, "...") {
+				// What is put between the parts may be a constant or an argument.
+				if !strings.Contains(text, strings.TrimRight(part, " ")) {
+					t.Errorf("%s: %q: no program says %q", page, message, part)
+				}
+			}
+		}
+	}
+
+	var documented []string
+	refused := section(t, read(t, "skd-vrrpd.8"), "DIAGNOSTICS")
+	for line := range strings.Lines(refused) {
+		if strings.HasPrefix(line, ".It Cm ") {
+			documented = append(documented, marked(line, "Cm")...)
+		}
+	}
+	reasons := []string{"rival"}
+	for file, pattern := range map[string]string{
+		"../lib/vrrp/errors.go": `\{Err\w+, +"([a-z0-9-]+)"\}`, "../lib/auth/auth.go": `\{Err\w+, +"([a-z0-9-]+)"\}`,
+		"../lib/vrouter/drops.go": `(?m)^\treason\w+ += "([a-z-]+)"$`,
+	} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(pattern).FindAllSubmatch(b, -1) {
+			reasons = append(reasons, string(m[1]))
+		}
+	}
+	// The one refusal that is about what is sent.
+	reasons = slices.DeleteFunc(reasons, func(r string) bool { return r == "bad-family" })
+	differ(t, "Refused adverts", documented, reasons)
+}
