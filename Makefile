@@ -31,7 +31,8 @@ lint:
 
 test: build
 	@test/install-deps check
-	$(GO) test -race -count=1 -timeout 25m ./...
+	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v /test/e2e)
+	$(GO) test -race -count=1 -timeout 20m ./test/e2e
 
 fuzz:
 	test/fuzz 5s

@@ -155,7 +155,7 @@ func (h *host) carryOut(now time.Duration, was State, effects []Effect) error {
 		return fmt.Errorf("guard standing: %v", h.guard)
 	case h.addresses != (is == Master):
 		return fmt.Errorf("addresses up: %v", h.addresses)
-	case h.announcing != h.speaks():
+	case h.announcing != (h.speaks() && !h.m.Leaving()):
 		return fmt.Errorf("announcing: %v", h.announcing)
 	case (h.hook == RunStartHook) != (is == Master):
 		return fmt.Errorf("last hook: %v", h.hook)

@@ -332,8 +332,11 @@ func (m *Machine) goOn(now time.Duration) {
 }
 
 // leave starts a departure: goodbye first, the address stays until the
-// successor is heard or the limit is over.
+// successor is heard or the limit is over. It is the successor's to announce.
 func (m *Machine) leave(now time.Duration, how departure, limit time.Duration) {
+	if m.leaving == staying {
+		m.do(Effect{Kind: StopAnnouncing})
+	}
 	m.leaving = how
 	m.leaveBy = now + limit
 	m.goodbye(now)

@@ -388,9 +388,9 @@ var transitions = []struct {
 
 	// Hand-over.
 	{"a master hands over: goodbye, and the address stays", signed, mastering, 500 * ms, ev(HandOver),
-		[]Effect{goodbye}, inHandingOver, 750 * ms},
+		[]Effect{stopsAnnouncing, goodbye}, inHandingOver, 750 * ms},
 	{"an unsigned master hands over: one goodbye", plain, mastering, 500 * ms, ev(HandOver),
-		[]Effect{goodbye}, inHandingOver, 3500 * ms},
+		[]Effect{stopsAnnouncing, goodbye}, inHandingOver, 3500 * ms},
 	{"the goodbye of a hand-over is repeated", signed, handing, 750 * ms, ev(Tick), []Effect{goodbye}, inHandingOver, 1000 * ms},
 	{"a master that hands over is woken before its time", signed, handing, 749 * ms, ev(Tick), nil, inHandingOver, 750 * ms},
 	{"the last goodbye of a hand-over", signed, handing, 3400 * ms, ev(Tick), []Effect{goodbye}, inHandingOver, 3500 * ms},
@@ -413,7 +413,7 @@ var transitions = []struct {
 	{"a master that hands over does not run for longer: silence", signed, handing, 3501*ms + down, ev(Tick),
 		[]Effect{guardUp, stopsAnnouncing, notes(Stalled, down+ms)}, inListening, 3501*ms + 2*down},
 	{"a second hand-over after one without successor", signed, after(handing, step{3500 * ms, ev(Tick)}), 4 * time.Second, ev(HandOver),
-		[]Effect{goodbye}, inHandingOver, 4250 * ms},
+		[]Effect{stopsAnnouncing, goodbye}, inHandingOver, 4250 * ms},
 	{"a master without successor yields as ever", signed, after(handing, step{3500 * ms, ev(Tick)}), 4 * time.Second, advert(peer, 101),
 		demoted(enters(Backup, HigherPriority, peer)), inBackup, 4*time.Second + down},
 	{"a master that hands over loses its link", signed, handing, 600 * ms, ev(LinkLost),
@@ -431,8 +431,8 @@ var transitions = []struct {
 		time.Second, advert(peer, 90), nil, inBackup, 500*ms + down},
 
 	// Stop.
-	{"a master stops: goodbye, and the address stays", signed, mastering, 500 * ms, ev(Stop), []Effect{goodbye}, inStopping, 750 * ms},
-	{"an unsigned master stops: one goodbye", plain, mastering, 500 * ms, ev(Stop), []Effect{goodbye}, inStopping, 1500 * ms},
+	{"a master stops: goodbye, and the address stays", signed, mastering, 500 * ms, ev(Stop), []Effect{stopsAnnouncing, goodbye}, inStopping, 750 * ms},
+	{"an unsigned master stops: one goodbye", plain, mastering, 500 * ms, ev(Stop), []Effect{stopsAnnouncing, goodbye}, inStopping, 1500 * ms},
 	{"the goodbye of a stop is repeated", signed, departing, 750 * ms, ev(Tick), []Effect{goodbye}, inStopping, 1000 * ms},
 	{"a stopping master is woken before its time", signed, departing, 749 * ms, ev(Tick), nil, inStopping, 750 * ms},
 	{"the successor of a stopping master is heard", signed, departing, 600 * ms, advert(peer, 100),

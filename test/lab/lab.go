@@ -94,10 +94,7 @@ func New(options Options) (_ *Lab, err error) {
 			err = fmt.Errorf("lab %s: %w", l.ID, err)
 		}
 	}()
-	if err := Sweep(l.ID); err != nil {
-		return nil, err
-	}
-	if l.name, err = claim(l.ID); err != nil {
+	if l.name, err = sweep(l.ID); err != nil {
 		return nil, err
 	}
 	if err := l.bootSwitch(); err != nil {
@@ -241,7 +238,11 @@ func (l *Lab) end() error {
 	if l.name == nil {
 		return nil
 	}
-	return awaitFree(l.ID)
+	name, err := awaitFree(l.ID)
+	if err != nil {
+		return err
+	}
+	return name.Close()
 }
 
 // socketName is what a lab is known by: a name in the abstract space of unix sockets ends with its last holder.
@@ -259,17 +260,15 @@ func claim(id string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "lab "+id), nil
 }
 
-func awaitFree(id string) error {
+// awaitFree claims the name once its last holder is gone.
+func awaitFree(id string) (*os.File, error) {
 	for deadline := time.Now().Add(5 * time.Second); ; {
 		f, err := claim(id)
-		if err == nil {
-			return f.Close()
-		}
 		if !errors.Is(err, unix.EADDRINUSE) {
-			return err
+			return f, err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("lab %s: processes of it are still there after 5 s", id)
+			return nil, fmt.Errorf("lab %s: processes of it are still there after 5 s", id)
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -277,19 +276,29 @@ func awaitFree(id string) error {
 
 // Sweep ends the lab of that name, if there is one, whoever made it.
 func Sweep(id string) error {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	name, err := sweep(id)
 	if err != nil {
 		return err
+	}
+	return name.Close()
+}
+
+// sweep does that and keeps the name: a process that was just being forked could still hold one that is given up and
+// claimed again.
+func sweep(id string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
 	}
 	defer unix.Close(fd)
 	// Refused, and not in use: no such lab. Refused, and in use: its switch is gone, its nodes are about to follow.
 	if err := unix.Connect(fd, socketName(id)); err == nil {
 		peer, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := unix.Kill(int(peer.Pid), unix.SIGKILL); err != nil && err != unix.ESRCH {
-			return fmt.Errorf("end the switch of lab %s, process %d: %w", id, peer.Pid, err)
+			return nil, fmt.Errorf("end the switch of lab %s, process %d: %w", id, peer.Pid, err)
 		}
 	}
 	return awaitFree(id)

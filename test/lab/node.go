@@ -121,7 +121,7 @@ func (l *Lab) start(spec bootSpec, program string, leash, held *os.File) (*boot,
 	cmd := &exec.Cmd{
 		Path:       program,
 		Args:       []string{"skd-" + l.ID + "-" + spec.Host},
-		Env:        []string{bootEnv + "=" + string(text), "GOMAXPROCS=1", "PATH=" + searchPath},
+		Env:        []string{bootEnv + "=" + string(text), "GOMAXPROCS=2", "PATH=" + searchPath},
 		Dir:        "/",
 		ExtraFiles: []*os.File{leash, reportEnd, l.name},
 		SysProcAttr: &unix.SysProcAttr{
