@@ -425,10 +425,17 @@ func (m *Machine) release(to State, why Effect) {
 }
 
 func (m *Machine) promote(now time.Duration, why Effect) {
-	// RFC order: the advert first, so that an old master drops the address
-	// before our announcements go out.
-	m.advertise(now)
-	m.do(Effect{Kind: LowerGuard}, Effect{Kind: AddAddresses})
+	if why.Reason == Invited {
+		// The old master keeps the address until it hears us: we have it first,
+		// and no client is without it in between.
+		m.do(Effect{Kind: LowerGuard}, Effect{Kind: AddAddresses})
+		m.advertise(now)
+	} else {
+		// RFC order: the advert first, so that an old master drops the address
+		// before our announcements go out.
+		m.advertise(now)
+		m.do(Effect{Kind: LowerGuard}, Effect{Kind: AddAddresses})
+	}
 	m.announce(now)
 	m.enter(Master, why)
 	m.do(Effect{Kind: RunStartHook})

@@ -103,8 +103,12 @@ func notes(why Reason, details ...any) Effect {
 }
 
 // promoted is every promotion: the advert before anything that the old master's
-// address could contradict, the guard before the addresses.
+// address could contradict, the guard before the addresses. Only an invited node
+// has the address before it says so, because the old master waits for that.
 func promoted(why Effect) []Effect {
+	if why.Reason == Invited {
+		return []Effect{guardDown, addAddresses, advertises, announces, why, startHook}
+	}
 	return []Effect{advertises, guardDown, addAddresses, announces, why, startHook}
 }
 

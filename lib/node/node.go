@@ -186,6 +186,9 @@ func (n *Node) LowerGuard() {
 // AfterGuard calls f when the guard is as asked.
 func (n *Node) AfterGuard(f func()) { n.guardLane.do(f) }
 
+// AfterAddresses calls f when the addresses are as asked.
+func (n *Node) AfterAddresses(f func()) { n.netLane.do(f) }
+
 const (
 	firstRetry = 200 * time.Millisecond
 	lastRetry  = 30 * time.Second

@@ -69,6 +69,7 @@ func (mute) RunStartHook()           {}
 func (mute) RunStopHook()            {}
 func (mute) Enter(election.State)    {}
 func (mute) AfterGuard(func())       {}
+func (mute) AfterAddresses(func())   {}
 func (mute) Publish(Report)          {}
 func (mute) Keep(Record)             {}
 func (mute) Save(Lasting)            {}

@@ -68,6 +68,8 @@ type Host interface {
 	Enter(election.State)
 	// AfterGuard calls f, from anywhere, when the guard stands as asked before.
 	AfterGuard(f func())
+	// AfterAddresses does so when the addresses are up as asked before.
+	AfterAddresses(f func())
 	// Publish is told what vrrpd.json says.
 	Publish(Report)
 	// Keep stores what a restarted daemon goes on with. It is called with each
@@ -439,8 +441,20 @@ func (r *Router) handle(ev election.Event) {
 	}
 	effects, next := r.machine.Handle(r.now, ev)
 	r.deadline = next
-	for _, e := range effects {
+	for i, e := range effects {
+		if e.Kind == election.SendAdvert && e.Priority != 0 && i > 0 && effects[i-1].Kind == election.AddAddresses {
+			r.host.AfterAddresses(func() { r.post(r.arrival) })
+			continue
+		}
 		r.carryOut(e)
+	}
+}
+
+// arrival tells the old master, which keeps the address until it hears this,
+// that we have it.
+func (r *Router) arrival() {
+	if r.machine.State() == election.Master && !r.machine.Leaving() && !r.machine.Listening() {
+		r.send(r.cfg.Election.Priority)
 	}
 }
 

@@ -127,6 +127,7 @@ func (s *station) AnnounceSelf(link.State) { s.note("announce self") }
 func (s *station) RunStartHook()           { s.note("start hook") }
 func (s *station) RunStopHook()            { s.note("stop hook") }
 func (s *station) AfterGuard(f func())     { go f() }
+func (s *station) AfterAddresses(f func()) { go f() }
 func (s *station) Publish(Report)          {}
 func (s *station) Keep(r Record)           { s.kept = r }
 func (s *station) Save(l Lasting)          { s.stored = l }
