@@ -67,8 +67,9 @@ func run(ctx context.Context, s *screen, keep bool) (held bool, err error) {
 	}
 	defer func() {
 		end := l.Close
-		if keep && ctx.Err() != nil {
-			end = func() error { return lab.Sweep(l.ID) } // Nobody asked for half a run.
+		if keep && (err != nil || ctx.Err() == context.Canceled) {
+			// Nobody asked to keep half a run. The other machines end with the switch.
+			end = func() error { return unix.Kill(l.Switch.PID(), unix.SIGKILL) }
 		}
 		if e := end(); err == nil {
 			err = e
@@ -79,7 +80,7 @@ func run(ctx context.Context, s *screen, keep bool) (held bool, err error) {
 		return false, err
 	}
 	held = d.play(ctx)
-	if ctx.Err() == nil && keep {
+	if keep && ctx.Err() != context.Canceled {
 		d.leave(ctx)
 	}
 	return held, nil

@@ -134,20 +134,12 @@ func wrap(text string, columns int) []string {
 	return lines
 }
 
-// ms writes a duration in milliseconds with one decimal.
+// ms writes a duration in milliseconds with one decimal, and none at all as such.
 func ms(t time.Duration) string {
-	return fmt.Sprintf("%.1f ms", float64(t)/float64(time.Millisecond))
-}
-
-// whole writes a duration in whole milliseconds.
-func whole(t time.Duration) string { return fmt.Sprintf("%d ms", t.Milliseconds()) }
-
-// outage writes a gap, of which the zero one is none.
-func outage(g lab.Gap) string {
-	if g.Length() == 0 {
+	if t == 0 {
 		return "0 ms"
 	}
-	return ms(g.Length())
+	return fmt.Sprintf("%.1f ms", float64(t)/float64(time.Millisecond))
 }
 
 // entry is a line of a daemon's log.
@@ -174,9 +166,13 @@ type mark struct {
 	text string
 }
 
-func names(turns []lab.Turn) (list []string) {
+// inTurn names who answered, in order. When the address moves, an answer or two of the old master may still be on the
+// way behind the first ones of the new: what does not last is left out.
+func inTurn(turns []lab.Turn) (list []string) {
 	for _, t := range turns {
-		list = append(list, t.Name)
+		if t.To.Sub(t.From) > short && (len(list) == 0 || list[len(list)-1] != t.Name) {
+			list = append(list, t.Name)
+		}
 	}
 	return list
 }
@@ -198,10 +194,8 @@ func chart(r lab.Report, zero time.Time, marks []mark, columns int) []row {
 		return min(columns-1, int(float64(t.Sub(zero))/float64(span)*float64(columns)))
 	}
 	put := func(cells []rune, at int, text string) {
-		for i, c := range []rune(text) {
-			if at+i < len(cells) {
-				cells[at+i] = c
-			}
+		if at+len(text) <= len(cells) {
+			copy(cells[at:], []rune(text))
 		}
 	}
 	line := func(fill rune) []rune { return slices.Repeat([]rune{fill}, columns) }
@@ -211,7 +205,7 @@ func chart(r lab.Report, zero time.Time, marks []mark, columns int) []row {
 		put(top, column(m.at), m.text)
 	}
 	rows := []row{{"step", string(top)}}
-	nodes := names(r.Turns)
+	nodes := inTurn(r.Turns)
 	slices.Sort(nodes)
 	for _, name := range slices.Compact(nodes) {
 		cells := line('·')
