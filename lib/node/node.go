@@ -308,16 +308,18 @@ func (n *Node) upIs(up bool) {
 func (n *Node) follow() {
 	old := n.reload()
 	want := n.addresses()
-	n.guardLane.do(n.checkGuard)
-	if !n.carrying.Load() {
-		return
-	}
+	// Also on a backup, where somebody may have started Skudonet: it takes down
+	// only what has a file, and the guard is about to leave the address alone.
 	gone := slices.DeleteFunc(slices.Clone(old), func(a address.Address) bool {
 		return slices.ContainsFunc(want, func(b address.Address) bool { return a.Prefix.Addr() == b.Prefix.Addr() && a.Link == b.Link })
 	})
 	if len(gone) > 0 {
 		_, failed := address.Down(gone)
 		n.failed("taking virtual addresses down", failed)
+	}
+	n.guardLane.do(n.checkGuard)
+	if !n.carrying.Load() {
+		return
 	}
 	missing, err := address.Missing(want)
 	n.troubles.Check("missing", "cannot see which addresses are up: ", err)
