@@ -95,7 +95,7 @@ type service struct {
 	stop     chan os.Signal
 	hangups  chan os.Signal // and the other two
 	stopping atomic.Bool    // asked to
-	again    bool           // the end is a new beginning
+	renewing atomic.Bool    // a restart is being prepared
 }
 
 // stopEnv tells the next process that this one was asked to stop too late.
@@ -146,7 +146,8 @@ func (d *service) run(started time.Time) error {
 		return err
 	}
 	d.node = n
-	n.Notify = func(line string) { daemon.SdNotify(false, "STATUS="+line) }
+	tell := notifier()
+	n.Notify = func(line string) { tell("STATUS=" + line) }
 	lasting, err := node.ReadLasting(d.places.StateDir)
 	if err != nil {
 		d.log.Warn(fmt.Sprintf("starting without what was stored, from the clock alone: %v", err))
@@ -174,9 +175,7 @@ func (d *service) run(started time.Time) error {
 		"interval", d.conf.AdvertInterval, "signed", len(cfg.Keys) > 0)
 	watchdog, _ := daemon.SdWatchdogEnabled(false)
 	daemon.SdNotify(false, daemon.SdNotifyReady)
-	d.router.Run(ctx, func() { daemon.SdNotify(false, daemon.SdNotifyWatchdog) }, watchdog/2)
-
-	if d.again {
+	if d.router.Run(ctx, func() { tell(daemon.SdNotifyWatchdog) }, watchdog/2) {
 		return d.execute()
 	}
 	daemon.SdNotify(false, daemon.SdNotifyStopping)
@@ -186,6 +185,23 @@ func (d *service) run(started time.Time) error {
 	os.Remove(d.pidFile.Name())
 	d.log.Info("stopped")
 	return nil
+}
+
+// notifier returns a function that tells systemd something without waiting for
+// it: who does not read its socket must not stop an election.
+func notifier() func(string) {
+	lines := make(chan string, 8)
+	go func() {
+		for line := range lines {
+			daemon.SdNotify(false, line)
+		}
+	}()
+	return func(line string) {
+		select {
+		case lines <- line:
+		default:
+		}
+	}
 }
 
 // virtualRouter turns the configuration into the election's terms.
@@ -266,8 +282,8 @@ func (d *service) signals(hurry func()) {
 			case unix.SIGUSR2:
 				d.router.Do(vrouter.HandOver)
 			case unix.SIGHUP:
-				if !d.stopping.Load() {
-					d.restart()
+				if !d.stopping.Load() && d.renewing.CompareAndSwap(false, true) {
+					go d.restart()
 				}
 			}
 		}
@@ -284,6 +300,7 @@ func name(s os.Signal) string {
 // restart prepares to execute the program anew: only with a configuration that
 // fits, and only between hooks, which are children of this process.
 func (d *service) restart() {
+	defer d.renewing.Store(false)
 	if !d.fits() {
 		return
 	}
@@ -292,17 +309,14 @@ func (d *service) restart() {
 		if !waited {
 			d.log.Info("executing anew when the running hook has ended")
 		}
-		select {
-		case s := <-d.stop:
-			d.stop <- s // not now: the signals' own loop answers it
+		time.Sleep(hookPoll)
+		if d.stopping.Load() {
 			return
-		case <-time.After(hookPoll):
 		}
 	}
 	if waited && !d.fits() { // somebody has edited it meanwhile
 		return
 	}
-	d.again = true
 	d.router.Do(vrouter.Leave)
 }
 
@@ -317,6 +331,10 @@ func (d *service) fits() bool {
 	}
 	if was, will := virtualRouter(d.conf).Identity(), virtualRouter(c).Identity(); was != will {
 		d.log.Error(fmt.Sprintf("the configuration describes another virtual router (%s, was %s); going on with the old one: restart the service to change it", will, was))
+		return false
+	}
+	if self, err := os.Executable(); err != nil || unix.Access(self, unix.X_OK) != nil {
+		d.log.Error(fmt.Sprintf("the program %s cannot be executed; going on with the one that runs", self))
 		return false
 	}
 	d.keys(c) // derived now, not while nobody advertises
@@ -337,10 +355,10 @@ func (d *service) execute() error {
 	// What arrives from here on is for the next process: a stop is handed over,
 	// the others are ignored until it listens.
 	signal.Ignore(unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	daemon.SdNotify(false, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
 	if d.stopping.Load() || len(d.stop) > 0 {
 		os.Setenv(stopEnv, "1")
 	}
-	daemon.SdNotify(false, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
 	return fmt.Errorf("execute %s: %w", self, unix.Exec(self, os.Args, os.Environ()))
 }
 
@@ -383,7 +401,7 @@ func forgetPeer(places node.Places) error {
 	if err := unix.Kill(pid, unix.SIGHUP); err != nil {
 		return fmt.Errorf("tell process %d: %w", pid, err)
 	}
-	fmt.Println("skd-vrrpd was told to forget the peer's sequence; it is heard again with its next advertisement")
+	fmt.Println("skd-vrrpd was told to forget the peer's sequence; when it has, it says so in the log, and the peer is heard again")
 	return nil
 }
 

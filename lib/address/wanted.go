@@ -38,8 +38,9 @@ func (a Address) String() string {
 
 // Notice is something odd in an interface file that the admin should know and that stops nothing.
 type Notice struct {
-	File string // its name in the configuration tree
-	Text string
+	File   string // its name in the configuration tree, "." for the tree itself
+	Text   string
+	Unread bool // nothing is known of it, which is not to say that its address is not wanted
 }
 
 func (n Notice) String() string { return n.File + ": " + n.Text }
@@ -53,7 +54,7 @@ const (
 // and clusterIP always. The prefix length is that of the parent's own file, as in Skudonet, else the mask in the virtual
 // interface's file, else 32. clusterIP comes first; where no file has it, it is put on iface with localBits as its prefix length.
 //
-// A file that cannot be used is left out with a notice.
+// A file that cannot be used is left out with a notice. Who holds addresses from before keeps those of an Unread one.
 func Wanted(dir fs.FS, clusterIP netip.Addr, iface string, localBits int) ([]Address, []Notice) {
 	clusterIP = clusterIP.Unmap()
 	t := readTree(dir)
@@ -126,14 +127,19 @@ type virtual struct {
 func (v virtual) up() bool { return v.status == "up" }
 
 func (t *tree) notice(file, format string, args ...any) {
-	t.notices = append(t.notices, Notice{file, fmt.Sprintf(format, args...)})
+	t.notices = append(t.notices, Notice{File: file, Text: fmt.Sprintf(format, args...)})
+}
+
+// unread notes a file that could not be read, or was found half written.
+func (t *tree) unread(file string, err error) {
+	t.notices = append(t.notices, Notice{file, err.Error(), !errors.Is(err, fs.ErrNotExist)})
 }
 
 func readTree(dir fs.FS) *tree {
 	t := &tree{dir: dir, nic: map[netip.Addr]string{}, bits: map[string]int{}}
 	entries, err := fs.ReadDir(dir, ".")
 	if err != nil {
-		t.notice(".", "cannot list the configuration tree, so only $cluster_ip is known: %v", err)
+		t.notices = append(t.notices, Notice{".", fmt.Sprintf("cannot list the configuration tree: %v", cause(err)), true})
 	}
 	var labels []string
 	for _, e := range entries {
@@ -161,7 +167,7 @@ func fileOf(name string) string { return "if_" + name + "_conf" }
 func (t *tree) readNIC(name string) {
 	f, err := t.read(name)
 	if err != nil {
-		t.notice(fileOf(name), "%v", err)
+		t.unread(fileOf(name), err)
 		return
 	}
 	if ip, err := netip.ParseAddr(f.addr); err == nil {
@@ -196,7 +202,7 @@ func (t *tree) readVirtual(label string) {
 	}
 	f, err := t.read(label)
 	if err != nil {
-		t.notice(file, "%v", err)
+		t.unread(file, err)
 		return
 	}
 	ip, err := netip.ParseAddr(f.addr)

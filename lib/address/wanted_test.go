@@ -40,7 +40,7 @@ func TestWanted(t *testing.T) {
 	}{
 		{"no files", files(), []Address{cluster}, nil},
 		{"no tree", fstest.MapFS{}, []Address{cluster}, nil},
-		{"unreadable tree", brokenFS{}, []Address{cluster}, []string{"cannot list the configuration tree, so only $cluster_ip is known: disk on fire"}},
+		{"unreadable tree", brokenFS{}, []Address{cluster}, []string{"cannot list the configuration tree: disk on fire"}},
 		{"a virtual interface", files("if_eth0_conf", nic, "if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.80", "up")), []Address{cluster, web}, nil},
 		{"one that is down", files("if_eth0_conf", nic, "if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.80", "down")), []Address{cluster}, nil},
 		{"the mask comes from the parent, a VLAN", files(

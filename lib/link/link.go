@@ -168,7 +168,8 @@ func (w Watcher) watchOnce(ctx context.Context, name string, local netip.Addr) e
 		}
 	}
 	links := make(chan netlink.LinkUpdate, 64)
-	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: fail}); err != nil {
+	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{
+		ErrorCallback: fail, ReceiveBufferSize: messageBuffer, ReceiveBufferForceSize: true}); err != nil {
 		return err
 	}
 	addrs := make(chan netlink.AddrUpdate, 256)
@@ -182,6 +183,7 @@ func (w Watcher) watchOnce(ctx context.Context, name string, local netip.Addr) e
 		return err
 	}
 	w.State(s)
+	w.Links() // and whatever else changed while nobody watched
 	for {
 		select {
 		case <-ctx.Done():

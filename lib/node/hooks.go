@@ -40,11 +40,18 @@ func (n *Node) prepareHooks(before vrouter.Record) {
 // RunStartHook starts Skudonet and the replicator, unless the process before
 // has done that since the promotion.
 func (n *Node) RunStartHook() {
+	n.fileLane.do(func() { // where a stop hook that is wanted before was wanted before
+		if !n.hasStarted() {
+			n.transitions.Want(hook.Start)
+		}
+	})
+}
+
+// hasStarted tells whether the start hook was the last to end, and ended well.
+func (n *Node) hasStarted() bool {
 	running, pending := n.transitions.Running()
-	if last := n.transitions.Completed(); running == hook.None && pending == hook.None && last.Kind == hook.Start && last.Err == nil {
-		return
-	}
-	n.runHook(n.transitions, hook.Start)
+	last := n.transitions.Completed()
+	return running == hook.None && pending == hook.None && last.Kind == hook.Start && last.Err == nil
 }
 
 // RunStopHook stops them.
@@ -55,9 +62,10 @@ func (n *Node) runHook(r *hook.Runner, k hook.Kind) {
 	n.fileLane.do(func() { r.Want(k) })
 }
 
-// Idle tells whether no hook runs or waits, so that another process can follow.
+// Idle tells whether no hook runs and nothing waits to be done, so that another
+// process can follow.
 func (n *Node) Idle() bool {
-	if n.fileLane.busy() { // it may be about to start one
+	if n.fileLane.busy() || n.netLane.busy() || n.guardLane.busy() {
 		return false
 	}
 	for _, r := range []*hook.Runner{n.transitions, n.announcements} {

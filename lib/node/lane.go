@@ -1,6 +1,9 @@
 package node
 
-import "sync"
+import (
+	"context"
+	"sync"
+)
 
 // lane runs functions one after the other, beside the election: what may block
 // (netlink, a disk, a list of thousands of addresses) never delays an advert.
@@ -47,6 +50,19 @@ func (l *lane) busy() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.running
+}
+
+// waitFor is wait, at most until ctx ends.
+func (l *lane) waitFor(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		l.wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // wait returns when everything queued so far, and what it queued, is done.

@@ -10,6 +10,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -62,14 +63,17 @@ type Node struct {
 	carrying   atomic.Bool // wanted: the addresses are up
 	announcing atomic.Bool // allowed: announcements leave
 
-	carrier bool // of the cluster's interface, as Link was told last
+	carrier  bool // of the cluster's interface, as Link was told last
+	saveLane lane // what may wait for a disk, so that the status and the hooks do not
 
 	mu      sync.Mutex
 	want    []address.Address
 	wanted  map[netip.Addr]bool
 	bits    int // prefix length of the local address, for a $cluster_ip without a file
 	up      bool
-	word    string // of the status file
+	lacking map[netip.Addr]bool // wanted up, and could not be brought up
+	lasting *vrouter.Lasting    // waits to be stored
+	word    string              // of the status file
 	report  vrouter.Report
 	hooks   map[hook.Kind]status.Hook
 	writing bool // a write of vrrpd.json is queued
@@ -80,8 +84,11 @@ type Node struct {
 	schedule announce.Schedule // netLane's
 	running  map[string]bool   // netLane's: which links could carry frames at the last look
 	timer    *time.Timer       // netLane's: the next burst
+	left     []address.Address // netLane's: should be down, and could not be taken down
 	failures int               // netLane's: in a row, for the backoff
+	again    *time.Timer       // netLane's: the next look
 	backoff  time.Duration     // guardLane's
+	retry    *time.Timer       // guardLane's
 	standing atomic.Value      // string: "up", "down" or "failed", what is known of the guard
 }
 
@@ -115,8 +122,9 @@ func (n *Node) Run(ctx context.Context) {
 	<-ctx.Done()
 }
 
-// reload reads which addresses a master carries.
-func (n *Node) reload() (old []address.Address) {
+// reload reads which addresses a master carries, and tells which it carried
+// before, and whether everything could be read.
+func (n *Node) reload() (old []address.Address, unread error) {
 	n.mu.Lock()
 	bits := n.bits
 	n.mu.Unlock()
@@ -124,6 +132,8 @@ func (n *Node) reload() (old []address.Address) {
 		bits = 32
 	}
 	want, notices := address.Wanted(os.DirFS(n.conf.ConfigDir), n.conf.ClusterIP, n.conf.Interface, bits)
+	want, unread = keepUnread(want, n.addresses(), notices)
+	n.troubles.Check("unread", "virtual interfaces in "+n.conf.ConfigDir+": ", unread)
 	set := make(map[netip.Addr]bool, len(want))
 	for _, a := range want {
 		set[a.Prefix.Addr()] = true
@@ -137,7 +147,31 @@ func (n *Node) reload() (old []address.Address) {
 		}
 	}
 	old, n.want, n.wanted = n.want, want, set
-	return old
+	return old, unread
+}
+
+// keepUnread adds to want what was wanted before by files that cannot be read
+// now: an unmounted tree must not take a live master's addresses away. The error
+// says so if it was of consequence.
+func keepUnread(want, before []address.Address, notices []address.Notice) ([]address.Address, error) {
+	var unread error
+	for _, notice := range notices {
+		if !notice.Unread {
+			continue
+		}
+		for _, a := range before {
+			if (notice.File == "." || notice.File == "if_"+a.Label+"_conf") && !contains(want, a) {
+				want = append(want, a)
+				unread = errors.New("what was wanted by a file that cannot be read stays wanted; see the log for its name")
+			}
+		}
+	}
+	return want, unread
+}
+
+// contains tells whether list has the address on the same link, in whatever form.
+func contains(list []address.Address, a address.Address) bool {
+	return slices.ContainsFunc(list, func(b address.Address) bool { return a.Prefix.Addr() == b.Prefix.Addr() && a.Link == b.Link })
 }
 
 func (n *Node) addresses() []address.Address {
@@ -183,13 +217,21 @@ func (n *Node) LowerGuard() {
 	n.netLane.do(func() { <-done })
 }
 
-// AfterGuard calls f when the guard is as asked.
+// AfterGuard calls f when what was asked of the guard before has been tried.
 func (n *Node) AfterGuard(f func()) { n.guardLane.do(f) }
 
-// AfterAddresses calls f when the addresses are as asked.
+// AfterAddresses calls f when what was asked of the addresses before has been tried.
 func (n *Node) AfterAddresses(f func()) { n.netLane.do(f) }
 
+// What is known of the guard, in vrrpd.json.
 const (
+	guardUp     = "up"
+	guardDown   = "down"
+	guardFailed = "failed"
+)
+
+const (
+	readAgain  = time.Second // what could not be read
 	firstRetry = 200 * time.Millisecond
 	lastRetry  = 30 * time.Second
 )
@@ -202,7 +244,7 @@ func (n *Node) raise() {
 	for _, a := range n.addresses() {
 		addrs = append(addrs, a.Prefix.Addr())
 	}
-	n.guardDone("up", "the guard cannot be raised, so this node may answer for addresses that the master carries; trying again: ",
+	n.guardDone(guardUp, "the guard cannot be raised, so this node may answer for addresses that the master carries; trying again: ",
 		n.guard.Raise(addrs), n.raise)
 }
 
@@ -210,20 +252,27 @@ func (n *Node) lower() {
 	if n.guarded.Load() {
 		return
 	}
-	n.guardDone("down", "the guard cannot be lowered, so nobody hears of this node's addresses; trying again: ", n.guard.Lower(), n.lower)
+	n.guardDone(guardDown, "the guard cannot be lowered, so nobody hears of this node's addresses; trying again: ", n.guard.Lower(), n.lower)
 }
 
 // guardDone notes how it went, and tries again later if it did not.
 func (n *Node) guardDone(state, words string, err error, again func()) {
 	n.troubles.Check("guard", words, err)
+	if n.retry != nil {
+		n.retry.Stop()
+	}
+	failed := n.standing.Load() == guardFailed
 	if err == nil {
 		n.backoff = 0
 		n.standing.Store(state)
+		if failed && state == guardDown {
+			n.netLane.do(n.begin) // what was announced before went unheard
+		}
 		return
 	}
-	n.standing.Store("failed")
+	n.standing.Store(guardFailed)
 	n.backoff = min(max(2*n.backoff, firstRetry), lastRetry)
-	time.AfterFunc(n.backoff, func() { n.guardLane.do(again) })
+	n.retry = time.AfterFunc(n.backoff, func() { n.guardLane.do(again) })
 	n.write()
 }
 
@@ -240,7 +289,9 @@ func (n *Node) checkGuard() {
 	switch standing, err := n.guard.Standing(addrs); {
 	case err == nil && standing:
 	default:
-		n.log.Info("the guard does not cover every address and interface any more; raising it again")
+		if n.standing.Load() == guardUp {
+			n.log.Info("the guard does not cover every address and interface any more; raising it again")
+		}
 		n.raise()
 	}
 }
@@ -262,18 +313,30 @@ func (n *Node) RemoveAddresses() {
 		if n.carrying.Load() {
 			return
 		}
-		_, failed := address.Down(n.addresses())
-		n.upIs(false)
-		n.failed("taking virtual addresses down", failed)
+		n.takeDown(n.addresses())
+		n.upIs(false, nil)
 	})
 }
 
 // addressesUp brings addresses up and tells whether any was missing.
 func (n *Node) addressesUp(want []address.Address) (added int) {
 	added, failed := address.Up(want)
-	n.upIs(true)
+	n.upIs(true, failed)
 	n.failed("bringing virtual addresses up", failed)
 	return added
+}
+
+// takeDown takes addresses down, with those that it could not take down before.
+func (n *Node) takeDown(list []address.Address) {
+	if len(list) == 0 && len(n.left) == 0 {
+		return
+	}
+	_, failed := address.Down(append(slices.Clone(list), n.left...))
+	n.left = n.left[:0]
+	for _, f := range failed {
+		n.left = append(n.left, f.Address)
+	}
+	n.failed("taking virtual addresses down", failed)
 }
 
 const failuresShown = 3
@@ -294,29 +357,43 @@ func (n *Node) failed(doing string, failed []address.Failure) {
 	}
 	n.troubles.Set("addresses "+doing, words)
 	n.failures++
-	time.AfterFunc(min(firstRetry<<min(n.failures, 10), lastRetry), func() { n.netLane.do(n.follow) })
+	n.lookAgain(min(firstRetry<<min(n.failures, 10), lastRetry))
 }
 
-func (n *Node) upIs(up bool) {
+// lookAgain looks at everything again, once, after a while.
+func (n *Node) lookAgain(after time.Duration) {
+	if n.again != nil {
+		n.again.Stop()
+	}
+	n.again = time.AfterFunc(after, func() { n.netLane.do(n.follow) })
+}
+
+// upIs notes, for vrrpd.json, what is up.
+func (n *Node) upIs(up bool, failed []address.Failure) {
+	lacking := map[netip.Addr]bool{}
+	for _, f := range failed {
+		lacking[f.Address.Prefix.Addr()] = true
+	}
 	n.mu.Lock()
-	n.up = up
+	n.up, n.lacking = up, lacking
 	n.mu.Unlock()
 	n.write()
 }
 
 // follow makes the machine fit Skudonet's files again, and repairs what others undid.
 func (n *Node) follow() {
-	old := n.reload()
+	old, unread := n.reload()
+	if unread != nil {
+		n.lookAgain(readAgain)
+	}
 	want := n.addresses()
 	// Also on a backup, where somebody may have started Skudonet: it takes down
 	// only what has a file, and the guard is about to leave the address alone.
-	gone := slices.DeleteFunc(slices.Clone(old), func(a address.Address) bool {
-		return slices.ContainsFunc(want, func(b address.Address) bool { return a.Prefix.Addr() == b.Prefix.Addr() && a.Link == b.Link })
-	})
-	if len(gone) > 0 {
-		_, failed := address.Down(gone)
-		n.failed("taking virtual addresses down", failed)
+	gone := slices.DeleteFunc(slices.Clone(old), func(a address.Address) bool { return contains(want, a) })
+	if n.carrying.Load() {
+		n.left = slices.DeleteFunc(n.left, func(a address.Address) bool { return contains(want, a) })
 	}
+	n.takeDown(gone)
 	n.guardLane.do(n.checkGuard)
 	if !n.carrying.Load() {
 		return
@@ -405,12 +482,9 @@ func (n *Node) kick() {
 
 // Enter writes the status file. A node in fault is a backup to those who read it.
 func (n *Node) Enter(s election.State) {
-	word := status.Backup
-	switch s {
-	case election.Master:
+	word := status.Backup // also while the service stops; Close removes the file
+	if s == election.Master {
 		word = status.Master
-	case election.Init:
-		return // removed at the very end, see Close
 	}
 	n.mu.Lock()
 	n.word = word
@@ -434,15 +508,24 @@ func (n *Node) writeStatus() {
 
 // Keep stores the record of this process where the next one finds it.
 func (n *Node) Keep(r vrouter.Record) {
-	running, pending := n.transitions.Running()
-	last := n.transitions.Completed()
-	r.Started = running == hook.None && pending == hook.None && last.Kind == hook.Start && last.Err == nil
+	r.Started = n.hasStarted()
 	n.troubles.Check("record", "a crash of the daemon would cost a failover, because its state cannot be kept: ", n.record.write(r))
 }
 
 // Save stores what survives a reboot.
 func (n *Node) Save(l vrouter.Lasting) {
-	n.fileLane.do(func() {
+	n.mu.Lock()
+	queued := n.lasting != nil
+	n.lasting = &l
+	n.mu.Unlock()
+	if queued {
+		return
+	}
+	n.saveLane.do(func() {
+		n.mu.Lock()
+		l := *n.lasting
+		n.lasting = nil
+		n.mu.Unlock()
 		n.troubles.Check("sequence", "after a reboot with a wrong clock the peer may not hear this node, because its sequence cannot be stored: ",
 			WriteLasting(n.places.StateDir, l))
 	})
@@ -451,7 +534,7 @@ func (n *Node) Save(l vrouter.Lasting) {
 // Close ends what a stopped service leaves: the hooks have had their time, the
 // guard goes if nothing is left to guard, the status file is removed.
 func (n *Node) Close(ctx context.Context) {
-	n.fileLane.wait() // it is what starts hooks
+	n.fileLane.waitFor(ctx) // it is what starts hooks
 	if err := n.transitions.Wait(ctx); err != nil {
 		n.log.Warn("the stop hook is still running; it is ended")
 	}
@@ -459,21 +542,22 @@ func (n *Node) Close(ctx context.Context) {
 	defer cancel()
 	n.transitions.Close(closing)
 	n.announcements.Close(closing)
-	n.netLane.wait()
-	n.guardLane.wait()
+	n.netLane.waitFor(closing)
 	want := n.addresses()
 	missing, err := address.Missing(want)
 	switch {
 	case err == nil && len(missing) == len(want):
 		n.guarded.Store(false)
-		n.lower()
+		n.guardLane.do(n.lower)
+		n.guardLane.waitFor(closing)
 	default:
 		n.log.Warn("some virtual addresses are still up on this stopped node; the guard stays, so that they cannot disturb the master")
 	}
 	n.mu.Lock()
 	n.closed = true
 	n.mu.Unlock()
-	n.fileLane.wait()
+	n.fileLane.waitFor(closing)
+	n.saveLane.waitFor(closing)
 	if err := status.Remove(n.places.StatusFile); err != nil {
 		n.log.Error(fmt.Sprintf("the status file cannot be removed, so the prompt is wrong: %v", err))
 	}
@@ -482,11 +566,13 @@ func (n *Node) Close(ctx context.Context) {
 	n.writeReport()
 }
 
-// Flush waits for the files, for a process that another one will follow.
+// Flush waits a moment for the files, for a process that another one will follow.
 func (n *Node) Flush() {
-	n.fileLane.wait()
-	n.guardLane.wait()
-	n.netLane.wait()
+	ctx, cancel := context.WithTimeout(context.Background(), flushLimit)
+	defer cancel()
+	n.fileLane.waitFor(ctx)
 }
+
+const flushLimit = 100 * time.Millisecond
 
 var _ vrouter.Host = (*Node)(nil)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -8,8 +9,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/address"
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vrouter"
 )
@@ -117,6 +120,35 @@ func TestRecordResumes(t *testing.T) {
 	} {
 		if got := row.record.Resumes("i", "b", row.now); got != row.want {
 			t.Errorf("%s: %v", row.name, got)
+		}
+	}
+}
+
+// An unmounted tree, or a file that is being written, takes no address away.
+func TestWhatCannotBeReadStaysWanted(t *testing.T) {
+	cluster := netip.MustParseAddr("10.0.0.100")
+	file := func(name, addr string) *fstest.MapFile {
+		return &fstest.MapFile{Data: []byte("[" + name + "]\naddr=" + addr + "\nstatus=up\n")}
+	}
+	whole := fstest.MapFS{"if_eth0:a_conf": file("eth0:a", "10.0.0.101"), "if_eth0:b_conf": file("eth0:b", "10.0.0.102")}
+	before, _ := address.Wanted(whole, cluster, "eth0", 24)
+	for _, row := range []struct {
+		name   string
+		tree   fs.FS
+		want   int
+		unread bool
+	}{
+		{"nothing changed", whole, 3, false},
+		{"a file was deleted", fstest.MapFS{"if_eth0:a_conf": whole["if_eth0:a_conf"]}, 2, false},
+		{"a file is empty, as while it is written", fstest.MapFS{"if_eth0:a_conf": whole["if_eth0:a_conf"], "if_eth0:b_conf": {}}, 3, true},
+		{"an interface is down", fstest.MapFS{"if_eth0:a_conf": whole["if_eth0:a_conf"],
+			"if_eth0:b_conf": {Data: []byte("[eth0:b]\naddr=10.0.0.102\nstatus=down\n")}}, 2, false},
+		{"the tree is gone", os.DirFS(filepath.Join(t.TempDir(), "missing")), 3, true},
+	} {
+		want, notices := address.Wanted(row.tree, cluster, "eth0", 24)
+		want, unread := keepUnread(want, before, notices)
+		if len(want) != row.want || (unread != nil) != row.unread {
+			t.Errorf("%s: %v, unread %v", row.name, want, unread)
 		}
 	}
 }

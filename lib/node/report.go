@@ -58,7 +58,7 @@ func (n *Node) daemon() status.Daemon {
 	}
 	d.Guard, _ = n.standing.Load().(string)
 	for _, a := range n.want {
-		d.Addresses = append(d.Addresses, status.Address{Prefix: a.Prefix.String(), Label: a.Label, Up: n.up})
+		d.Addresses = append(d.Addresses, status.Address{Prefix: a.Prefix.String(), Label: a.Label, Up: n.up && !n.lacking[a.Prefix.Addr()]})
 	}
 	if r.Peer.Heard != 0 {
 		ago := r.Now - r.Peer.Heard

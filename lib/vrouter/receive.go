@@ -123,14 +123,19 @@ func (r *Router) accept(src netip.Addr, signed bool) {
 	for _, reason := range r.drops.mended(r.now, src) {
 		r.log.Info(fmt.Sprintf("advertisements from %s are accepted again (were refused: %s)", src, reason))
 	}
+	if src == r.cfg.Election.Peer && !signed {
+		r.troubles.Clear("unsigned")
+	}
 	if signed && !r.signed() {
 		r.troubles.Set("unsigned", fmt.Sprintf("%s signs its advertisements and $password is empty here; obeyed, "+
 			"but it does not obey us: set the same $password on both nodes", src))
 	}
-	if len(r.heard.Addrs) != 1 || r.heard.Addrs[0] != r.cfg.ClusterIP {
+	switch same := len(r.heard.Addrs) == 1 && r.heard.Addrs[0] == r.cfg.ClusterIP; {
+	case src != r.cfg.Election.Peer:
+	case !same:
 		r.troubles.Set("addresses", fmt.Sprintf("%s advertises %s and our $cluster_ip is %s; obeyed, "+
 			"but set the same $cluster_ip on both nodes", src, addressList(r.heard.Addrs), r.cfg.ClusterIP))
-	} else {
+	default:
 		r.troubles.Clear("addresses")
 	}
 	if src == r.cfg.Election.Peer {

@@ -157,6 +157,7 @@ type Router struct {
 	saved        time.Duration
 	lastSent     time.Duration
 	saidInterval time.Duration
+	rivalSaid    time.Duration
 	strange      string // why the last unverifiable advert was so
 	behindSince  time.Duration
 	behindSeq    auth.Sequence
@@ -169,6 +170,7 @@ const (
 	marksEvery    = 5 * time.Minute
 	packetsAWake  = 64 // then timers and signals have their turn
 	reopenAfter   = time.Second
+	leaveLater    = 100 * time.Millisecond
 	watchdogParts = 2
 )
 
@@ -222,9 +224,9 @@ func (r *Router) post(f func()) {
 	}
 }
 
-// Run runs the election until Stop or Leave. alive, if not nil, is called at
+// Run runs the election until Stop or Leave, and tells which: left. alive, if not nil, is called at
 // least every aliveEvery: it feeds the watchdog.
-func (r *Router) Run(ctx context.Context, alive func(), aliveEvery time.Duration) {
+func (r *Router) Run(ctx context.Context, alive func(), aliveEvery time.Duration) (left bool) {
 	defer close(r.stopped)
 	r.timer = time.NewTimer(time.Hour)
 	defer r.timer.Stop()
@@ -251,7 +253,7 @@ func (r *Router) Run(ctx context.Context, alive func(), aliveEvery time.Duration
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-ready:
 			r.now = r.clock()
 			r.conn.Woken()
@@ -266,9 +268,10 @@ func (r *Router) Run(ctx context.Context, alive func(), aliveEvery time.Duration
 		case c := <-r.commands:
 			r.now = r.clock()
 			if c == Leave {
-				r.keep()
-				r.save()
-				return
+				if r.leave() {
+					return true
+				}
+				continue
 			}
 			r.command(c)
 		case f := <-r.posted:
@@ -279,9 +282,26 @@ func (r *Router) Run(ctx context.Context, alive func(), aliveEvery time.Duration
 		}
 		r.tick()
 		if r.started && r.machine.State() == election.Init && r.owed <= 0 {
-			return
+			return false
 		}
 	}
+}
+
+// leave prepares for the next process: it is given as much time as a fresh
+// advert buys. A master in doubt, or about to leave the election, first ends that.
+func (r *Router) leave() bool {
+	if !r.started {
+		return true // what the process before has left still stands
+	}
+	if r.machine.Leaving() || r.machine.Listening() {
+		time.AfterFunc(leaveLater, func() { r.Do(Leave) })
+		return false
+	}
+	if r.machine.State() == election.Master {
+		r.send(r.cfg.Election.Priority)
+	}
+	r.keep()
+	return true
 }
 
 func (r *Router) command(c Command) {
@@ -402,7 +422,7 @@ func (r *Router) linkIs(s link.State) {
 		r.troubles.Show("link", outOfElection+r.fault) // the transition says it
 	}
 	switch {
-	case !r.started && usable && words == "" && r.record.Resumes(r.cfg.Identity(), r.bootID, r.now):
+	case !r.started && usable && r.record.Resumes(r.cfg.Identity(), r.bootID, r.now):
 		r.start(election.Resume)
 	case !r.started:
 		r.start(election.Start)

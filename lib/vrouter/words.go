@@ -62,7 +62,10 @@ func (r *Router) note(e election.Effect) {
 	case election.NotMaster:
 		r.log.Info(fmt.Sprintf("nothing to hand over: this node is not master (%s)", r.machine.State()))
 	case election.LosingRival:
-		r.refuse(e.From, "rival", fmt.Sprintf("%s believes to be master too, with a lower rank; told so", e.From))
+		if r.rivalSaid == 0 || r.now-r.rivalSaid >= sayAgain {
+			r.rivalSaid = r.now
+			r.log.Warn(fmt.Sprintf("%s believes to be master too, with a lower rank; told so", e.From))
+		}
 	case election.CarrierGone:
 		r.log.Warn(r.fault + "; ignored, because $link_loss is \"ignore\"")
 	case election.IntervalSeen:
