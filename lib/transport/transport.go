@@ -59,6 +59,10 @@ type Config struct {
 	Peer      netip.Addr // Unicast and UDP
 	Port      uint16     // UDP
 	VRID      uint8
+
+	// Copied, if not nil, is called, now and then, when adverts arrive over
+	// Multicast that claim to be from Local.
+	Copied func()
 }
 
 // Packet is one message as it arrived. Payload is valid until the next Receive.
@@ -75,6 +79,7 @@ type Conn struct {
 	dst     netip.Addr
 	to      unix.SockaddrInet4
 	in, out *socket // the same one but for multicast
+	copies  *os.File
 
 	ready chan struct{}
 	rearm chan struct{}
@@ -104,6 +109,9 @@ func Open(cfg Config) (*Conn, error) {
 		c.dst = Group
 		if c.in, err = c.openGroup(); err == nil {
 			c.out, err = c.openRaw(deafFilter())
+		}
+		if err == nil && cfg.Copied != nil {
+			c.copies, err = c.watchCopies()
 		}
 	case Unicast:
 		c.in, err = c.openRaw(rawFilter(cfg.VRID))
@@ -338,6 +346,9 @@ func (c *Conn) Close() error {
 
 func (c *Conn) closeSockets() error {
 	var err error
+	if c.copies != nil {
+		err = c.copies.Close()
+	}
 	for _, s := range []*socket{c.in, c.out} {
 		if s == nil {
 			continue

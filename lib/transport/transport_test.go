@@ -256,6 +256,45 @@ func TestLinkDownAndRecreated(t *testing.T) {
 	next(t, b)
 }
 
+// Two nodes with one address: the kernel drops the other's adverts unseen, but
+// each of the two is told.
+func TestACopyOfOurAddressIsNoticed(t *testing.T) {
+	one, two := newHost(t, "10.9.0.1"), newHost(t, "10.9.0.1")
+	cable(t, one, two)
+	noticed := make(chan struct{}, 10)
+	open := func(h *host, copied func()) (c *Conn) {
+		h.do(func() {
+			l, err := netlink.LinkByName("eth0")
+			if err == nil {
+				c, err = Open(Config{Kind: Multicast, Interface: "eth0", Index: l.Attrs().Index, Local: h.addr, VRID: 7, Copied: copied})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	a := open(one, func() { t.Error("our own adverts are taken for a copy's") })
+	open(two, func() { noticed <- struct{}{} })
+	if err := a.Send([]byte{0x31, 8, 100, 1, 0, 100, 0, 0}); err != nil { // another VRID
+		t.Fatal(err)
+	}
+	select {
+	case <-noticed:
+		t.Error("an advert of another VRID counts")
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := a.Send([]byte{0x31, 7, 100, 1, 0, 100, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-noticed:
+	case <-time.After(5 * time.Second):
+		t.Error("not noticed")
+	}
+}
+
 func TestFilters(t *testing.T) {
 	header := func(words int, rest ...byte) []byte {
 		return append(append([]byte{byte(0x40 | words)}, make([]byte, 4*words-1)...), rest...)

@@ -158,7 +158,8 @@ type Router struct {
 	lastSent     time.Duration
 	saidInterval time.Duration
 	rivalSaid    time.Duration
-	strange      string // why the last unverifiable advert was so
+	copied       time.Duration // when an advert from our own address was seen last
+	strange      string        // why the last unverifiable advert was so
 	behindSince  time.Duration
 	behindSeq    auth.Sequence
 }
@@ -215,6 +216,15 @@ func (r *Router) Link(s link.State) {
 	case r.links <- s:
 	case <-r.stopped:
 	}
+}
+
+// Copied tells the router that somebody advertises from its own address.
+func (r *Router) Copied() {
+	r.post(func() {
+		r.copied = r.now
+		r.drop(r.cfg.Election.Local, reasonOwn)
+		r.troubles.Show("copy", fmt.Sprintf("another node advertises from our address %s: %s", r.cfg.Election.Local, remedies[reasonOwn]))
+	})
 }
 
 func (r *Router) post(f func()) {
@@ -583,6 +593,10 @@ func (r *Router) keep() {
 		Since:    r.since, Reason: r.reason,
 		Sequence: r.used, Marks: maps.Collect(r.marks.All()),
 	})
+	if r.copied != 0 && r.now-r.copied > quiet {
+		r.copied = 0
+		r.troubles.Clear("copy")
+	}
 	if r.now-r.published >= publishEvery {
 		r.publish()
 	}
