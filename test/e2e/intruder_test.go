@@ -98,7 +98,8 @@ func TestForgery(t *testing.T) {
 	const times = 3
 	for _, f := range forgeries {
 		for range times {
-			// To each node as its peer, and as somebody else. (Its own address as a source the kernel itself refuses.)
+			// To each node as its peer, and as somebody else. (Its own address as a source the kernel itself refuses; a socket
+			// apart notices it, once a second.)
 			for _, as := range []*lab.Node{p.LB1, p.LB2, p.Client} {
 				stranger.send(stranger.frame(as.Addr(0), group, f.ttl, protocolVRRP, f.forge(as)))
 			}
@@ -115,6 +116,7 @@ func TestForgery(t *testing.T) {
 	for _, n := range p.Nodes() {
 		p.awaitReport(n, "having counted every forgery", func(r status.Daemon) (bool, string) {
 			got := maps.Clone(r.Drops)
+			delete(got, "own-address")
 			for reason, number := range before[n] {
 				if got[reason] -= number; got[reason] == 0 {
 					delete(got, reason)
