@@ -166,7 +166,7 @@ type Router struct {
 
 // How often what changes with each advert is written out.
 const (
-	publishEvery  = 5 * time.Second
+	publishEvery  = 10 * time.Second
 	floorEvery    = auth.MaxLead / 2
 	marksEvery    = 5 * time.Minute
 	packetsAWake  = 64 // then timers and signals have their turn
