@@ -1,0 +1,139 @@
+// Package scan finds out what a tree on this disk consists of and keeps a
+// manifest of it. It follows no symbolic link below the root's directory, opens
+// nothing that could block, and copes with a tree that changes under its eyes.
+//
+// What cannot be read is never taken for deleted: a directory that cannot be
+// listed keeps what the manifest knew below it. A file that cannot be read
+// leaves the manifest, but is named in the Report, so that the peer's copy can be
+// left alone.
+package scan
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
+	"github.com/skudonet/skudonet-ce-cluster/lib/scan/beneath"
+	"golang.org/x/sys/unix"
+)
+
+// Root is a tree to mirror: what Set does not leave out of the directory Dir. Of
+// a set of named files (fileset.Only) the directory itself is no part.
+type Root struct {
+	Name, Dir string
+	Set       *fileset.Set
+}
+
+// Tree is a Root with its manifest, and remembers of every file what tells
+// whether it must be read again. It is not for concurrent use.
+type Tree struct {
+	root     Root
+	top      bool // "." is part of the tree
+	manifest *manifest.Manifest
+	memory   map[string]*memory // of the manifest's paths
+	walk     uint32             // number of the latest walk
+}
+
+// memory is what a file looked like when it was read.
+type memory struct {
+	inode        uint64
+	ctime, mtime int64 // ns
+	walk         uint32
+	doubtful     bool // a change may have left no trace: read it again
+}
+
+// racy is how close to the reading of a file its latest change may lie without
+// a later one looking the same: many times the kernel's clock tick.
+const racy = 50 * time.Millisecond
+
+// Report is what one look at a tree brought.
+type Report struct {
+	Changed    []string  // paths that entered, left or changed in the manifest, sorted
+	Unreadable []Problem // files and directories that could not be read
+	Special    []Problem // FIFOs, sockets and devices: left out
+}
+
+// Problem is a path and what is wrong with it.
+type Problem struct {
+	Path string
+	Err  error
+}
+
+// New is a Tree of which nothing is known yet.
+func New(r Root) *Tree {
+	// A set that leaves out whatever name comes along is one of named files.
+	const anything = "\x7f"
+	return &Tree{
+		root:     r,
+		top:      !r.Set.Skip(anything, true) || !r.Set.Skip(anything, false),
+		manifest: manifest.New(),
+		memory:   make(map[string]*memory),
+	}
+}
+
+// Root is what New was given.
+func (t *Tree) Root() Root { return t.root }
+
+// Manifest is what the tree consists of, as of the latest look. It stays the
+// Tree's own: it changes with every look, and nobody else may change it.
+func (t *Tree) Manifest() *manifest.Manifest { return t.manifest }
+
+// Scan walks the whole tree and reads the files that may have changed, or every
+// file if full. There is an error only if the root's directory cannot be read
+// or vanishes (the manifest then keeps what it knew), or if ctx ends: the Report
+// then tells what was changed so far, and nothing was removed.
+func (t *Tree) Scan(ctx context.Context, full bool) (Report, error) {
+	return t.look(ctx, []string{"."}, full)
+}
+
+// Look examines paths only, and reads their files in any case; a directory is
+// examined with everything below it. What does not exist leaves the manifest,
+// with everything below. Directories above a path enter if they were not
+// known. A path that leads outside or is too long is among the unreadable ones.
+// Errors are those of Scan.
+func (t *Tree) Look(ctx context.Context, paths []string) (Report, error) {
+	return t.look(ctx, paths, true)
+}
+
+// Note records an entry that was seen in another way. Scan does not trust it
+// for long: it reads the file again.
+func (t *Tree) Note(e manifest.Entry) {
+	l := look{Tree: t}
+	l.enter(e, memory{doubtful: true})
+}
+
+func (t *Tree) look(ctx context.Context, paths []string, read bool) (Report, error) {
+	l := look{Tree: t, ctx: ctx, read: read, space: make([]byte, 64<<10), hash: sha256.New()}
+	var err error
+	if l.fd, err = beneath.Top(t.root.Dir); err != nil {
+		return Report{}, err
+	}
+	defer unix.Close(l.fd)
+	for _, path := range paths {
+		if err := manifest.CheckPath(path); err != nil {
+			l.unreadable(path, err)
+			continue
+		}
+		if err = l.path(path); err != nil {
+			err = fmt.Errorf("%s: %w", t.root.Dir, err)
+			break
+		}
+	}
+	return l.r.inOrder(), err
+}
+
+// inOrder is r sorted, with everything said once.
+func (r Report) inOrder() Report {
+	slices.Sort(r.Changed)
+	return Report{slices.Compact(r.Changed), once(r.Unreadable), once(r.Special)}
+}
+
+func once(p []Problem) []Problem {
+	slices.SortStableFunc(p, func(a, b Problem) int { return strings.Compare(a.Path, b.Path) })
+	return slices.CompactFunc(p, func(a, b Problem) bool { return a.Path == b.Path })
+}

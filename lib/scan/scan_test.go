@@ -1,0 +1,660 @@
+package scan
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
+	"golang.org/x/sys/unix"
+)
+
+// tree is a directory to play with, and the Tree that looks at it.
+type tree struct {
+	*testing.T
+	*Tree
+	dir string
+}
+
+func newTree(t *testing.T, set *fileset.Set) *tree {
+	dir := t.TempDir()
+	return &tree{t, New(Root{Name: "config", Dir: dir, Set: set}), dir}
+}
+
+func (t *tree) path(name string) string { return filepath.Join(t.dir, name) }
+
+func (t *tree) must(err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (t *tree) mkdir(names ...string) {
+	t.Helper()
+	for _, name := range names {
+		t.must(os.MkdirAll(t.path(name), 0o755))
+	}
+}
+
+func (t *tree) write(name, content string) {
+	t.Helper()
+	t.must(os.WriteFile(t.path(name), []byte(content), 0o644))
+}
+
+// changed checks what a Scan or Look said, and that it was without problems.
+func (t *tree) changed(r Report, err error) func(want ...string) {
+	t.Helper()
+	if err != nil || len(r.Unreadable)+len(r.Special) > 0 {
+		t.Fatalf("unreadable %v, special %v, error %v", r.Unreadable, r.Special, err)
+	}
+	return func(want ...string) {
+		t.Helper()
+		if !slices.Equal(r.Changed, want) {
+			t.Fatalf("changed %q, want %q", r.Changed, want)
+		}
+	}
+}
+
+func (t *tree) scan() func(want ...string) { t.Helper(); return t.changed(t.Scan(t.Context(), false)) }
+func (t *tree) look(paths ...string) func(want ...string) {
+	t.Helper()
+	return t.changed(t.Look(t.Context(), paths))
+}
+
+// agrees checks the manifest against what a new Tree sees.
+func (t *tree) agrees() {
+	t.Helper()
+	fresh := New(t.Root())
+	if _, err := fresh.Scan(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if d := manifest.Diff(t.Manifest(), fresh.Manifest()); len(d) > 0 || t.Manifest().Digest() != fresh.Manifest().Digest() {
+		t.Fatalf("the manifest is not the tree: %v", d)
+	}
+	if len(t.memory) != t.Manifest().Len() {
+		t.Fatalf("%d memories of %d entries", len(t.memory), t.Manifest().Len())
+	}
+}
+
+func TestScan(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	hostile := []string{"-rf", "a\nb", "q'\"$`\\", "\xff\xfe", strings.Repeat("x", 255), " ", "*"}
+	t.mkdir("d/e", "local")
+	t.write("d/e/f", "content")
+	t.must(os.Chmod(t.path("d/e/f"), 0o4751|os.ModeSetuid))
+	t.must(os.Chown(t.path("d/e/f"), 12, 34))
+	t.must(unix.Chmod(t.path("d/e/f"), 0o6751))
+	t.must(os.Symlink("/etc", t.path("d/link")))
+	t.must(os.Lchown(t.path("d/link"), 5, 6))
+	t.write("local/mine", "x")
+	t.write("if_eth0_conf", "x")
+	for _, name := range hostile {
+		t.write(name, name)
+	}
+	want := append([]string{".", "d", "d/e", "d/e/f", "d/link"}, hostile...)
+	slices.Sort(want)
+	t.scan()(want...)
+	f, _ := t.Manifest().Get("d/e/f")
+	if f != (manifest.Entry{Path: "d/e/f", Kind: manifest.File, Mode: 0o6751, UID: 12, GID: 34, Size: 7, Hash: sha256.Sum256([]byte("content"))}) {
+		t.Errorf("file: %+v", f)
+	}
+	l, _ := t.Manifest().Get("d/link")
+	if l != (manifest.Entry{Path: "d/link", Kind: manifest.Link, UID: 5, GID: 6, Target: "/etc"}) {
+		t.Errorf("link: %+v", l)
+	}
+	t.scan()()
+	t.must(os.Chmod(t.path("d"), 0o700))
+	t.must(os.Chtimes(t.path("d/e"), time.Time{}, time.Now())) // times do not count
+	t.write("d/e/f", "CONTENT")
+	t.must(os.Remove(t.path("-rf")))
+	t.scan()("-rf", "d", "d/e/f")
+	t.must(os.RemoveAll(t.path("d")))
+	t.write("d", "now a file")
+	t.scan()("d", "d/e", "d/e/f", "d/link")
+	t.must(os.Remove(t.path("d")))
+	t.must(os.Symlink("local", t.path("d")))
+	t.scan()("d")
+	t.agrees()
+	r, err := t.Look(t.Context(), []string{"../etc", "/etc", "", "d"})
+	if err != nil || len(r.Changed) > 0 || len(r.Unreadable) != 3 {
+		t.Errorf("paths outside: %+v, %v", r, err)
+	}
+}
+
+func TestTooDeep(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	name := strings.Repeat("x", 250)
+	at, err := unix.Open(t.dir, unix.O_PATH, 0)
+	t.must(err)
+	for range 20 {
+		t.must(unix.Mkdirat(at, name, 0o755))
+		next, err := unix.Openat(at, name, unix.O_PATH, 0)
+		unix.Close(at)
+		at = next
+		t.must(err)
+	}
+	unix.Close(at)
+	r, err := t.Scan(t.Context(), false)
+	if err != nil || len(r.Changed) != 17 || len(r.Unreadable) != 1 || r.Unreadable[0].Err != unix.ENAMETOOLONG {
+		t.Errorf("%d changed, unreadable %v, %v", len(r.Changed), r.Unreadable, err)
+	}
+	if _, err := t.Manifest().AppendBinary(nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOnlyOneFile(tt *testing.T) {
+	t := newTree(tt, fileset.Only("rt_tables"))
+	t.write("rt_tables", "1 a\n")
+	t.write("other", "")
+	t.mkdir("rt_tables.d")
+	t.write("rt_tables.d/x", "")
+	t.scan()("rt_tables")
+	t.look("other", "rt_tables.d/x", ".", "rt_tables.d")()
+	t.must(os.Chmod(t.dir, 0o700))
+	t.write("rt_tables", "2 b\n")
+	t.look("rt_tables")("rt_tables")
+	t.must(os.Remove(t.path("rt_tables")))
+	t.look("rt_tables")("rt_tables")
+}
+
+// TestSameSizeSameTime rewrites files with the size and mtime that they had, at
+// once after a scan read them: the clock's tick must not hide it.
+func TestSameSizeSameTime(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	for i := range 200 {
+		t.write("f", fmt.Sprintf("%04d", i))
+		when := time.Unix(1e9, 0)
+		t.must(os.Chtimes(t.path("f"), when, when))
+		t.must(ignore(t.Scan(t.Context(), false)))
+		e, _ := t.Manifest().Get("f")
+		if e.Hash != sha256.Sum256(fmt.Appendf(nil, "%04d", i)) {
+			t.Fatalf("round %d: the scan did not see the new content", i)
+		}
+	}
+}
+
+func ignore(_ Report, err error) error { return err }
+
+// TestReadsNoMoreThanNeeded takes the memory of unchanged files as true, and
+// does not with full, nor what is doubtful.
+func TestReadsNoMoreThanNeeded(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	t.write("f", "true")
+	t.scan()(".", "f")
+	if !t.memory["f"].doubtful {
+		t.Error("a file that was just written is trusted")
+	}
+	old, now := unix.Stat_t{Size: 4, Ctim: unix.NsecToTimespec(int64(time.Hour))}, time.Unix(0, int64(time.Hour))
+	if newMemory(&old, now.Add(racy), 4).doubtful {
+		t.Error("an old file is doubtful")
+	}
+	if !newMemory(&old, now.Add(racy-1), 4).doubtful || !newMemory(&old, now.Add(-time.Hour), 4).doubtful || !newMemory(&old, now.Add(time.Hour), 3).doubtful {
+		t.Error("a file that may change without a trace is trusted")
+	}
+	// Make the tree believe something wrong about a file that looks the same.
+	forge := func() {
+		e, _ := t.Manifest().Get("f")
+		e.Hash[0]++
+		t.Manifest().Set(e)
+		t.memory["f"].doubtful = false
+	}
+	forge()
+	t.scan()()
+	t.changed(t.Scan(t.Context(), true))("f")
+	forge()
+	t.look("f")("f")
+	forge()
+	t.memory["f"].doubtful = true
+	t.scan()("f")
+	for _, change := range []func(m *memory){
+		func(m *memory) { m.inode++ }, func(m *memory) { m.ctime++ }, func(m *memory) { m.mtime++ },
+	} {
+		forge()
+		change(t.memory["f"])
+		t.scan()("f")
+	}
+}
+
+func TestNote(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	t.write("f", "1")
+	t.mkdir("d/e")
+	t.scan()(".", "d", "d/e", "f")
+	e, _ := t.Manifest().Get("f")
+	e.Hash[0]++
+	t.Note(e)
+	if got, _ := t.Manifest().Get("f"); got != e {
+		t.Error("Note is not noted")
+	}
+	t.scan()("f") // and not trusted
+	t.Note(manifest.Entry{Path: "d", Kind: manifest.File})
+	if _, known := t.Manifest().Get("d/e"); known {
+		t.Error("something is below a file")
+	}
+	t.Note(manifest.Entry{Path: "never", Kind: manifest.Link, Target: "x"})
+	t.scan()("d", "d/e", "never")
+	t.agrees()
+}
+
+func TestLook(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	t.scan()(".")
+	t.mkdir("a/b/c")
+	t.write("a/b/c/f", "1")
+	t.write("a/other", "1")
+	t.look("a/b/c/f")("a", "a/b", "a/b/c", "a/b/c/f") // new parents enter, their other content not yet
+	t.look("a")("a/other")
+	t.write("a/b/c/f", "2")
+	t.write("a/other", "2")
+	t.look("a/other")("a/other")
+	t.look(".")("a/b/c/f")
+	t.look("nothing", "a/b/c/f/below", "a/nothing/below")()
+	t.must(os.Rename(t.path("a/b"), t.path("z")))
+	t.look("a/b/c/f")("a/b", "a/b/c", "a/b/c/f")
+	t.look("z")("z", "z/c", "z/c/f")
+	// A directory that became a symlink to it: nothing is below.
+	t.must(os.Rename(t.path("z"), t.path("y")))
+	t.must(os.Symlink("y", t.path("z")))
+	t.look("z/c/f", "y")("y", "y/c", "y/c/f", "z", "z/c", "z/c/f")
+	if e, _ := t.Manifest().Get("z"); e.Kind != manifest.Link {
+		t.Errorf("%+v", e)
+	}
+	t.must(os.RemoveAll(t.path("y")))
+	t.write("y", "")
+	t.look("y/c")("y", "y/c", "y/c/f")
+	t.must(os.Remove(t.path("y")))
+	t.mkdir("y/c")
+	t.look("y/c")("y", "y/c")
+	t.must(os.RemoveAll(t.path("y")))
+	t.must(unix.Mkfifo(t.path("y"), 0o600))
+	r, err := t.Look(t.Context(), []string{"y/c"})
+	if err != nil || !slices.Equal(r.Changed, []string{"y", "y/c"}) || len(r.Special) != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	t.must(os.Remove(t.path("y")))
+	t.agrees()
+}
+
+func TestExcludedKind(tt *testing.T) {
+	list, _, err := fileset.ParseList("--exclude=cache/ --exclude=*.tmp", nil)
+	if err != nil {
+		tt.Fatal(err)
+	}
+	t := newTree(tt, fileset.New(list))
+	t.mkdir("d/cache")
+	t.write("d/cache/x", "")
+	t.write("d/y.tmp", "")
+	t.scan()(".", "d")
+	t.look("d/cache/x", "d/cache", "d/y.tmp", "d")()
+	t.must(os.RemoveAll(t.path("d/cache")))
+	t.write("d/cache", "a file is not excluded")
+	t.look("d/cache/x")("d/cache")
+	t.must(os.Remove(t.path("d/cache")))
+	t.mkdir("d/cache")
+	t.look("d/cache")("d/cache")
+	t.agrees()
+}
+
+func TestSpecial(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	t.must(unix.Mkfifo(t.path("fifo"), 0o600))
+	l, err := net.Listen("unix", t.path("socket"))
+	t.must(err)
+	defer l.Close()
+	t.must(unix.Mknod(t.path("device"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))))
+	t.mkdir("local")
+	t.must(unix.Mkfifo(t.path("local/fifo"), 0o600))
+	for range 2 { // named every time
+		r, err := t.Scan(t.Context(), true)
+		var got []string
+		for _, p := range r.Special {
+			got = append(got, fmt.Sprintf("%s: %v", p.Path, p.Err))
+		}
+		want := []string{
+			"device: not a file, directory or symlink: a device",
+			"fifo: not a file, directory or symlink: a FIFO",
+			"socket: not a file, directory or symlink: a socket",
+		}
+		if err != nil || !slices.Equal(got, want) || len(r.Unreadable) > 0 || t.Manifest().Len() != 1 {
+			t.Fatalf("%q, %+v, %v", got, r, err)
+		}
+	}
+	r, err := t.Look(t.Context(), []string{"fifo", "fifo", "fifo/x"})
+	if err != nil || len(r.Special) != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// asNobody runs f without root's rights over files.
+func asNobody(t *tree, f func()) {
+	t.Helper()
+	for dir := t.dir; dir != "/"; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil && info.Mode()&1 == 0 {
+			t.must(os.Chmod(dir, info.Mode()|0o755))
+		}
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_, err := unix.SetfsuidRetUid(65534)
+	t.must(err)
+	defer unix.SetfsuidRetUid(0)
+	f()
+}
+
+func TestUnreadableIsNotDeleted(tt *testing.T) {
+	if os.Getuid() != 0 {
+		tt.Skip("needs root")
+	}
+	t := newTree(tt, fileset.New())
+	t.mkdir("closed/in", "listed/in")
+	t.write("closed/in/f", "1")
+	t.write("listed/in/f", "1")
+	t.write("f", "1")
+	t.write("g", "1")
+	asNobody(t, func() {
+		t.scan()(".", "closed", "closed/in", "closed/in/f", "f", "g", "listed", "listed/in", "listed/in/f")
+		before := t.Manifest().Digest()
+		t.must(os.NewSyscallError("", restricted(t)))
+		for _, look := range []func() (Report, error){
+			func() (Report, error) { return t.Scan(t.Context(), false) },
+			func() (Report, error) { return t.Scan(t.Context(), true) },
+			func() (Report, error) { return t.Look(t.Context(), []string{"f", "closed", "listed", "g"}) },
+		} {
+			r, err := look()
+			var got []string
+			for _, p := range r.Unreadable {
+				if !errors.Is(p.Err, unix.EACCES) {
+					t.Errorf("%+v", p)
+				}
+				got = append(got, p.Path)
+			}
+			if err != nil || !slices.Equal(got, []string{"closed", "f", "listed/in"}) {
+				t.Fatalf("unreadable %q, %v", got, err)
+			}
+		}
+		if _, known := t.Manifest().Get("f"); known {
+			t.Error("a file that cannot be read is in the manifest")
+		}
+		if got, want := t.Manifest().Below("closed"), []string{"closed/in", "closed/in/f"}; !slices.Equal(got, want) {
+			t.Errorf("below a closed directory there is %q, want %q", got, want)
+		}
+		if got, want := t.Manifest().Below("listed"), []string{"listed/in", "listed/in/f"}; !slices.Equal(got, want) {
+			t.Errorf("below a directory whose files cannot be examined there is %q, want %q", got, want)
+		}
+		r, err := t.Look(t.Context(), []string{"closed/in/f"})
+		if err != nil || len(r.Changed) > 0 || len(r.Unreadable) != 1 || r.Unreadable[0].Path != "closed" {
+			t.Errorf("below a closed directory: %+v, %v", r, err)
+		}
+		unix.SetfsuidRetUid(0)
+		t.must(os.Chmod(t.path("f"), 0o644))
+		t.must(os.Chmod(t.path("closed"), 0o755))
+		t.must(os.Chmod(t.path("listed"), 0o755))
+		unix.SetfsuidRetUid(65534)
+		t.scan()("closed", "f", "listed")
+		if t.Manifest().Digest() != before {
+			t.Error("not as before")
+		}
+		// The root's directory itself.
+		unix.SetfsuidRetUid(0)
+		t.must(os.Chmod(t.dir, 0))
+		unix.SetfsuidRetUid(65534)
+		if r, err := t.Scan(t.Context(), false); err == nil || len(r.Changed) > 0 || t.Manifest().Digest() != before {
+			t.Errorf("a closed root: %+v, %v", r, err)
+		}
+	})
+	t.must(os.Chmod(t.dir, 0o755))
+}
+
+// restricted takes rights away: a file, a directory, and one that can be listed
+// but not searched.
+func restricted(t *tree) error {
+	unix.SetfsuidRetUid(0)
+	defer unix.SetfsuidRetUid(65534)
+	return errors.Join(os.Chmod(t.path("f"), 0o600), os.Chmod(t.path("closed"), 0o700), os.Chmod(t.path("listed"), 0o744))
+}
+
+func TestRootGone(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	t.mkdir("d")
+	t.write("d/f", "")
+	t.scan()(".", "d", "d/f")
+	t.must(os.RemoveAll(t.dir))
+	for range 2 {
+		r, err := t.Scan(t.Context(), true)
+		if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), t.dir) || len(r.Changed) > 0 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if _, err = t.Look(t.Context(), []string{"d"}); err == nil || t.Manifest().Len() != 3 {
+			t.Fatalf("Look: %v, %d entries left", err, t.Manifest().Len())
+		}
+	}
+	t.mkdir(".")
+	t.scan()("d", "d/f")
+}
+
+func TestContextEnds(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	t.write("f", "")
+	t.scan()(".", "f")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	t.must(os.Remove(t.path("f")))
+	if _, err := t.Scan(ctx, false); !errors.Is(err, context.Canceled) && err == nil {
+		t.Errorf("Scan: %v", err)
+	}
+	t.write("big", "")
+	t.must(os.Truncate(t.path("big"), 1<<42))
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := t.Scan(ctx, false); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a scan that reads a file of 4 TB: %v", err)
+	}
+	if _, known := t.Manifest().Get("big"); known {
+		t.Error("a file that was not read to its end is known")
+	}
+}
+
+func TestGrowingFileEnds(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	f, err := os.Create(t.path("log"))
+	t.must(err)
+	defer f.Close()
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	wg.Go(func() {
+		line := []byte(strings.Repeat("x", 4096))
+		for size := 0; ctx.Err() == nil && size < 16<<20; size += len(line) {
+			f.Write(line)
+		}
+	})
+	for range 10 {
+		t.must(ignore(t.Look(t.Context(), []string{"log"})))
+		e, _ := t.Manifest().Get("log")
+		h := sha256.New()
+		h.Write([]byte(strings.Repeat("x", int(e.Size))))
+		if e.Hash != manifest.Hash(h.Sum(nil)) {
+			t.Fatal("size and hash do not belong together")
+		}
+	}
+	cancel()
+	wg.Wait()
+	t.must(ignore(t.Scan(t.Context(), false)))
+	t.agrees()
+}
+
+// TestRestlessTree lets a directory turn into a symlink that leads outside and
+// back all the time: nothing of the outside may ever enter.
+func TestRestlessTree(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	outside := t.TempDir()
+	t.must(os.MkdirAll(outside+"/e", 0o755))
+	t.must(os.WriteFile(outside+"/e/secret", []byte("outside"), 0o644))
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		random := rand.New(rand.NewPCG(1, 1))
+		for ctx.Err() == nil {
+			at := t.path("d")
+			switch random.IntN(5) {
+			case 0:
+				os.MkdirAll(at+"/e", 0o755)
+				os.WriteFile(at+"/e/f", []byte("inside"), 0o644)
+			case 1:
+				os.Symlink(outside, at)
+			case 2:
+				os.WriteFile(at, nil, 0o644)
+			case 3:
+				unix.Mkfifo(at, 0o644)
+			case 4:
+				os.MkdirAll(at, 0o755)
+				os.Symlink(outside+"/e", at+"/e")
+			}
+			runtime.Gosched()
+			os.RemoveAll(at)
+		}
+	})
+	paths := []string{"d/e/secret", "d/e", "d", "d/e/f", "."}
+	for i := range 3000 {
+		r, err := t.Look(t.Context(), paths[i%len(paths):][:1])
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		for _, p := range r.Unreadable {
+			if p.Err != errUnsteady {
+				t.Errorf("%+v", p)
+			}
+		}
+		if _, known := t.Manifest().Get("d/e/secret"); known {
+			t.Error("the scan followed a symlink")
+			break
+		}
+	}
+	cancel()
+	wg.Wait()
+	t.must(ignore(t.Scan(t.Context(), false)))
+	t.agrees()
+}
+
+// TestAgainstFreshScan makes random changes and looks only at what was changed.
+func TestAgainstFreshScan(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	random := rand.New(rand.NewPCG(3, 4))
+	name := func() string {
+		p := []string{}
+		for range 1 + random.IntN(3) {
+			p = append(p, []string{"a", "b", "c d", "-"}[random.IntN(4)])
+		}
+		return strings.Join(p, "/")
+	}
+	for round := range 300 {
+		var touched []string
+		for range 1 + random.IntN(6) {
+			a, b := name(), name()
+			switch random.IntN(7) {
+			case 0:
+				os.WriteFile(t.path(a), []byte(b), 0o644)
+			case 1:
+				os.MkdirAll(t.path(a), 0o755)
+				touched = append(touched, strings.Split(a, "/")[0]) // as the watcher reports a new directory
+			case 2:
+				os.RemoveAll(t.path(a))
+			case 3:
+				os.Rename(t.path(a), t.path(b))
+			case 4:
+				os.Symlink(b, t.path(a))
+			case 5:
+				os.Chmod(t.path(a), os.FileMode(0o600+random.IntN(0o200)))
+				touched = append(touched, ".")
+			case 6:
+				os.Lchown(t.path(a), random.IntN(3), random.IntN(3))
+			}
+			touched = append(touched, a, b)
+		}
+		if _, err := t.Look(t.Context(), touched); err != nil {
+			t.Fatal(err)
+		}
+		if round%3 == 0 {
+			t.must(ignore(t.Scan(t.Context(), false)))
+		}
+		t.agrees()
+	}
+}
+
+// many makes n small files, twenty in a directory.
+func many(tb testing.TB, n int) *Tree {
+	dir := tb.TempDir()
+	for i := range n {
+		d := fmt.Sprintf("%s/directory-%d", dir, i/20)
+		if i%20 == 0 {
+			if err := os.Mkdir(d, 0o755); err != nil {
+				tb.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(fmt.Sprintf("%s/some-farm-%d_proxy.cfg", d, i), fmt.Appendf(nil, "######## file %d ########\n", i), 0o644); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return New(Root{Name: "config", Dir: dir, Set: fileset.New()})
+}
+
+func BenchmarkScan(b *testing.B) {
+	t := many(b, 20000)
+	run := func(name string, full bool) {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := t.Scan(b.Context(), full); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	time.Sleep(racy)
+	run("full", true)
+	run("nothing to read", false)
+	var before, after runtime.MemStats
+	root := t.root
+	t = nil
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	t = New(root)
+	if _, err := t.Scan(b.Context(), false); err != nil {
+		b.Fatal(err)
+	}
+	t.Manifest().Below("nothing")
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	b.Run("memory", func(b *testing.B) {
+		for b.Loop() {
+		}
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/1e6, "MB")
+	})
+	runtime.KeepAlive(t)
+}
+
+func BenchmarkLook(b *testing.B) {
+	t := many(b, 20000)
+	if _, err := t.Scan(b.Context(), false); err != nil {
+		b.Fatal(err)
+	}
+	b.ResetTimer()
+	for b.Loop() {
+		if _, err := t.Look(b.Context(), []string{"directory-7/some-farm-140_proxy.cfg"}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
