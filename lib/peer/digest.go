@@ -1,0 +1,185 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
+	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
+	"github.com/skudonet/skudonet-ce-cluster/lib/scan/beneath"
+)
+
+func (s *session) digest(ctx context.Context, q DigestRequest) (any, *Error) {
+	removals := false
+	seen := map[string]bool{}
+	for _, l := range q.Roots {
+		if _, refusal := s.root(l.Root); refusal != nil {
+			return nil, refusal
+		}
+		if seen[l.Root] {
+			return nil, refused("the root %s is named twice", l.Root)
+		}
+		seen[l.Root] = true
+		if refusal := l.check(); refusal != nil {
+			return nil, refusal
+		}
+		removals = removals || len(l.Remove) > 0
+	}
+	if removals {
+		if refusal := s.host.mayChange(); refusal != nil {
+			return nil, refusal
+		}
+	}
+	a := digestAnswer{Roots: []RootDigest{}}
+	for _, l := range q.Roots {
+		r, _ := s.root(l.Root)
+		d, refusal := s.look(ctx, r, l)
+		if refusal != nil {
+			return nil, refusal
+		}
+		a.Roots = append(a.Roots, d)
+	}
+	return a, nil
+}
+
+// check refuses names that are none.
+func (l *Look) check() *Error {
+	for _, list := range [][]Name{l.Paths, l.Except} {
+		for _, p := range list {
+			if err := manifest.CheckPath(string(p)); err != nil {
+				return refused("%.200q in %s: %v", p, l.Root, err)
+			}
+		}
+	}
+	for _, x := range l.Remove {
+		if err := manifest.CheckPath(string(x.Path)); err != nil {
+			return refused("remove %.200q from %s: %v", x.Path, l.Root, err)
+		}
+		if string(x.Path) == "." {
+			return refused("remove %s itself: never", l.Root)
+		}
+		if k := manifest.Kind(x.Kind); k != manifest.File && k != manifest.Dir && k != manifest.Link {
+			return refused("remove %.200q from %s: unknown kind %q", x.Path, l.Root, x.Kind)
+		}
+	}
+	return nil
+}
+
+// look does what l says in one root.
+func (s *session) look(ctx context.Context, r *root, l Look) (RootDigest, *Error) {
+	d := RootDigest{Root: r.name, Role: s.host.role()}
+	failed := func(err error) (RootDigest, *Error) {
+		d.Failed = strconv.Quote(r.dir) + ": " + err.Error()
+		return d, nil
+	}
+	paths := texts(l.Paths)
+	if len(l.Remove) > 0 {
+		slices.SortFunc(l.Remove, childrenFirst)
+		top, err := beneath.Top(r.dir)
+		if err != nil {
+			return failed(err)
+		}
+		defer unix.Close(top)
+		for i, x := range l.Remove {
+			if ctx.Err() != nil {
+				return failed(context.Cause(ctx))
+			}
+			if i%64 == 0 {
+				if refusal := s.host.mayChange(); refusal != nil {
+					return d, refusal
+				}
+			}
+			paths = append(paths, string(x.Path))
+			if err := r.remove(top, string(x.Path)); err != nil {
+				d.add(string(x.Path), err.Error())
+			}
+		}
+	}
+	var report scan.Report
+	var err error
+	if len(paths) > 0 {
+		if report, err = r.tree.Look(ctx, paths); err != nil {
+			return failed(err)
+		}
+	}
+	if l.Full || l.Read || r.due() {
+		if report, err = r.walk(ctx, l.Read); err != nil {
+			return failed(err)
+		}
+		d.Walked = true
+	}
+	for _, p := range report.Unreadable {
+		d.add(p.Path, p.Err.Error())
+	}
+	m := r.tree.Manifest()
+	d.Entries = m.Len()
+	d.Digest = m.Digest()
+	if len(l.Except) > 0 {
+		d.Digest = m.DigestExcept(texts(l.Except))
+	}
+	return d, nil
+}
+
+// remove removes one path below top. It is fine if there is none. What is not
+// part of the tree stays: excluded paths, and FIFOs, sockets and devices.
+func (r *root) remove(top int, path string) error {
+	at, name, err := beneath.Parent(top, path)
+	if beneath.Gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	st, err := beneath.Stat(at, name)
+	if beneath.Gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	kind := st.Mode & unix.S_IFMT
+	if r.set.Excluded(path, kind == unix.S_IFDIR) {
+		return errors.New("not removed: it is not replicated")
+	}
+	switch kind {
+	case unix.S_IFDIR:
+		err = unix.Unlinkat(at, name, unix.AT_REMOVEDIR)
+	case unix.S_IFREG, unix.S_IFLNK:
+		err = unix.Unlinkat(at, name, 0)
+	}
+	switch {
+	case beneath.Gone(err):
+		return nil
+	case err == unix.ENOTEMPTY || err == unix.EEXIST:
+		return r.occupied(at, name, path)
+	case err != nil:
+		return fmt.Errorf("cannot be removed: %w", err)
+	}
+	return nil
+}
+
+// occupied says why a directory could not be removed.
+func (r *root) occupied(at int, name, path string) error {
+	dir, err := beneath.Dir(at, name)
+	if err != nil {
+		return errors.New("a directory that is not empty")
+	}
+	defer unix.Close(dir)
+	names, err := beneath.Names(dir, make([]byte, 32<<10))
+	if err != nil || len(names) == 0 {
+		return errors.New("a directory that is not empty")
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		if st, err := beneath.Stat(dir, n); err == nil && r.set.Excluded(path+"/"+n, st.Mode&unix.S_IFMT == unix.S_IFDIR) {
+			return fmt.Errorf("a directory that is not empty: it holds %q, which is not replicated", n)
+		}
+	}
+	return fmt.Errorf("a directory that is not empty: it holds %q", names[0])
+}

@@ -1,0 +1,148 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
+	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
+)
+
+// root is a root being served.
+type root struct {
+	name, dir, temp string
+	set             *fileset.Set
+	tree            *scan.Tree
+
+	walked time.Time     // when the latest walk ended; zero: never
+	took   time.Duration // how long it took
+}
+
+// openRoots reads this node's configuration and fills in h. The error is a
+// problem of this node.
+func (s *session) openRoots(ctx context.Context, g greeting, h *hello) error {
+	c, _, err := conf.Load(s.host.ConfigPath)
+	if err != nil {
+		return err
+	}
+	own, rules, err := readRules(c.Exclude)
+	if err != nil {
+		return fmt.Errorf("$exclude: %w", err)
+	}
+	theirs, _, err := fileset.ParseList(string(g.Exclude), g.Rules.read)
+	if err != nil {
+		return fmt.Errorf("the other node's $exclude: %w", err)
+	}
+	ours, _, err := fileset.ParseList(TempRule, nil)
+	if err != nil {
+		return err
+	}
+	h.Exclude, h.Rules = Name(c.Exclude), rules
+	s.rsync = c.Rsync
+	if v, err := rsync.Version(ctx, c.Rsync); err == nil {
+		h.Hello.Rsync = v
+	}
+	roots := []*root{
+		{name: ConfigRoot, dir: c.ConfigDir, set: fileset.New(theirs, own, ours)},
+		{name: RTTablesRoot, dir: filepath.Dir(c.RTTables), set: fileset.Only(filepath.Base(c.RTTables))},
+	}
+	// A system may have come without /etc/iproute2; the tree is another matter,
+	// because a missing one may be a file system that is not mounted.
+	if err := os.Mkdir(roots[1].dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("the directory of $rttables: %w", err)
+	}
+	for _, r := range roots {
+		if r.temp, err = makeTemp(r.dir); err != nil {
+			return fmt.Errorf("%s: %w", r.dir, err)
+		}
+		r.tree = scan.New(scan.Root{Name: r.name, Dir: r.dir, Set: r.set})
+		s.roots = append(s.roots, r)
+		h.Roots = append(h.Roots, Root{Name: r.name, Dir: r.dir, Temp: r.temp})
+	}
+	return nil
+}
+
+func (s *session) root(name string) (*root, *Error) {
+	for _, r := range s.roots {
+		if r.name == name {
+			return r, nil
+		}
+	}
+	return nil, refused("there is no root %.40q here", name)
+}
+
+// makeTemp makes an empty directory for temporary files that can be renamed
+// into dir: beside it, or in it if it is a file system of its own.
+func makeTemp(dir string) (string, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	at := filepath.Dir(real)
+	same, err := sameMount(at, real)
+	if err != nil {
+		return "", err
+	}
+	if !same {
+		at = real
+	}
+	temp := filepath.Join(at, TempName)
+	if err := os.RemoveAll(temp); err != nil {
+		return "", err
+	}
+	if err := os.Mkdir(temp, 0o700); err != nil {
+		return "", err
+	}
+	return temp, nil
+}
+
+// sameMount tells whether a file can be renamed from one directory to the other.
+func sameMount(a, b string) (bool, error) {
+	var x, y unix.Statx_t
+	for path, st := range map[string]*unix.Statx_t{a: &x, b: &y} {
+		if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, st); err != nil {
+			return false, &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+	}
+	return x.Dev_major == y.Dev_major && x.Dev_minor == y.Dev_minor && x.Mnt_id == y.Mnt_id, nil
+}
+
+// empty removes what is left in the directory for temporary files.
+func (r *root) empty() {
+	list, _ := os.ReadDir(r.temp)
+	for _, e := range list {
+		os.RemoveAll(filepath.Join(r.temp, e.Name()))
+	}
+}
+
+// walkShare: the tree is walked at most for 1/walkShare of the time.
+const walkShare = 10
+
+// due tells whether the tree may be walked without being asked for it: small
+// trees always, large ones not all the time.
+func (r *root) due() bool {
+	return r.walked.IsZero() || time.Since(r.walked) >= walkShare*r.took
+}
+
+func (r *root) walk(ctx context.Context, read bool) (scan.Report, error) {
+	began := time.Now()
+	report, err := r.tree.Scan(ctx, read)
+	if err == nil {
+		r.walked = time.Now()
+		r.took = r.walked.Sub(began)
+	}
+	return report, err
+}
+
+// unreadable is the error for a root that cannot be read at all.
+func (r *root) unreadable(err error) *Error {
+	return &Error{Kind: kindFailed, Text: fmt.Sprintf("%s: %v", r.dir, err), Remedy: "is the file system mounted? otherwise correct skudonet-cluster.conf on this node"}
+}
