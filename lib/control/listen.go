@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -38,7 +37,7 @@ func Listen(path string) (*Listener, error) {
 		return nil, fmt.Errorf("control socket %s: the path has %d bytes, at most %d can be: choose a shorter run directory",
 			path, len(path), longestPath)
 	}
-	unlock, err := lock(filepath.Dir(path))
+	unlock, err := lock(path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
@@ -70,9 +69,9 @@ func Listen(path string) (*Listener, error) {
 }
 
 // lock makes sure that two daemons that start at once do not both find the same
-// socket stale. It is on the directory and leaves no file.
-func lock(dir string) (unlock func(), err error) {
-	d, err := os.Open(dir)
+// socket stale. Whoever may open a file may lock it, so this one is for root alone.
+func lock(path string) (unlock func(), err error) {
+	d, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +83,7 @@ func lock(dir string) (unlock func(), err error) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	d.Close()
-	return nil, fmt.Errorf("another program holds a lock on %s: %w", dir, err)
+	return nil, fmt.Errorf("another program holds a lock on %s.lock: %w", path, err)
 }
 
 // clear removes a socket that nobody listens on.

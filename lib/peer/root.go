@@ -48,7 +48,7 @@ func (s *session) openRoots(ctx context.Context, g greeting, h *hello) error {
 	h.Exclude, h.Rules = Name(c.Exclude), rules
 	s.rsync = c.Rsync
 	if v, err := rsync.Version(ctx, c.Rsync); err == nil {
-		h.Hello.Rsync = v
+		h.Hello.Rsync, s.aside = v, rsync.ErrorsAside(v)
 	}
 	roots := []*root{
 		{name: ConfigRoot, dir: c.ConfigDir, set: fileset.New(theirs, own, ours)},

@@ -82,6 +82,9 @@ func TestRsyncFails(t *testing.T) {
 	if !b.exists("b") {
 		t.Error("the other file did not arrive")
 	}
+	if x.stderr.Len() > 0 || !strings.Contains(fmt.Sprint(x.local), "code 23") {
+		t.Errorf("the client was not told: %v, on standard error %q", x.local, &x.stderr)
+	}
 	noTemp(t, s.root(t, ConfigRoot).Temp)
 	// Wrong options are told on standard error.
 	var stderr bytes.Buffer
@@ -150,7 +153,7 @@ func TestHowRsyncIsRun(t *testing.T) {
 	if err != nil || exit != 23 || stderr.String() != "err\n" {
 		t.Errorf("%d, %v, %q", exit, err, &stderr)
 	}
-	for _, want := range []string{b.tree + "\n", "0022\n", "--server --temp-dir=", TempName + " . ./\n", "LC_ALL=C\n", "\nfrom stdin\n"} {
+	for _, want := range []string{b.tree + "\n", "0022\n", "--server --temp-dir=", TempName + " --no-msgs2stderr . ./\n", "LC_ALL=C\n", "\nfrom stdin\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in %q", want, &out)
 		}

@@ -71,9 +71,14 @@ func command(words []string) ([]string, *Error) {
 	return args, nil
 }
 
-// staged has rsync make its temporary files in temp, whatever the master knows of it.
-func staged(args []string, temp string) []string {
-	return slices.Insert(args, 1, "--temp-dir="+temp)
+// own adds to rsync's arguments what the master cannot know: where temporary files
+// go; and that errors are told to the client, not to a standard error that it does not see.
+func (s *session) own(args []string, temp string) []string {
+	extra := []string{"--temp-dir=" + temp}
+	if s.aside {
+		extra = append(extra, "--no-msgs2stderr")
+	}
+	return slices.Insert(args, 1, extra...)
 }
 
 // runRsync runs the server half of an rsync in a root.
@@ -90,8 +95,11 @@ func (s *session) runRsync(ctx context.Context, q rsyncRequest, r *run) (any, *E
 		return nil, refusal
 	}
 	defer root.empty()
-	p, err := s.start(root.dir, staged(args, root.temp))
+	p, err := s.start(root.dir, s.own(args, root.temp))
 	if err != nil {
+		if _, gone := os.Stat(root.dir); gone != nil {
+			return nil, root.unreadable(gone)
+		}
 		return nil, &Error{Kind: kindFailed, Text: fmt.Sprintf("cannot run %s in %s: %v", s.rsync, root.dir, err),
 			Remedy: "correct $rsync in this node's skudonet-cluster.conf, or install rsync (Debian: apt-get install rsync)"}
 	}

@@ -116,6 +116,7 @@ type session struct {
 
 	roots []*root
 	rsync string // program
+	aside bool   // which would write errors to its standard error
 	lock  *lock
 }
 

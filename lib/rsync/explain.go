@@ -146,6 +146,8 @@ type messages struct {
 
 var (
 	faultLine = regexp.MustCompile(`^(?:rsync: )?(?:\[(\w+)\] )?(.*): ([^:]*) \((\d+)\)$`)
+	// A temporary file has another name each time; the same fault shall have the same words.
+	temporary = regexp.MustCompile(`^(?:mkstemp|rename|copy) (".*)\.\w{6}"(?: -> (".*"))?(?: failed)?$`)
 	finalLine = regexp.MustCompile(`^rsync (?:error|warning): .*\(code \d+\) at .* \[(\w+)=`)
 )
 
@@ -175,7 +177,9 @@ func readMessages(stderr string) messages {
 			continue
 		}
 		f := fault{what: found[2], errno: syscall.Errno(n), words: found[3]}
-		if i, j := strings.IndexByte(f.what, '"'), strings.LastIndexByte(f.what, '"'); i < j {
+		if made := temporary.FindStringSubmatch(f.what); made != nil {
+			f.path = first(made[2], made[1]+`"`)
+		} else if i, j := strings.IndexByte(f.what, '"'), strings.LastIndexByte(f.what, '"'); i < j {
 			f.path = f.what[i : j+1]
 		}
 		f.peer = onPeer(found[1], f.what)

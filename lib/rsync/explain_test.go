@@ -29,7 +29,7 @@ func TestExplain(t *testing.T) {
 		{"read-only", 23, "rsync: [receiver] mkstemp \"/ro/.a.66pygm\" failed: Read-only file system (30)\n" +
 			"rsync: [generator] recv_generator: mkdir \"/ro/certificates\" failed: Read-only file system (30)\n" +
 			"*** Skipping any contents from this failed directory ***\n" + some,
-			`the filesystem is read-only on the peer: "/ro/.a.66pygm" and 1 more`, "see with dmesg there"},
+			`the filesystem is read-only on the peer: "/ro/.a" and 1 more`, "see with dmesg there"},
 		{"no temp-dir", 1, "The temp-dir does not exist: /var/tmp/x y\nrsync error: syntax or usage error (code 1) at main.c(1056) [Receiver=3.5.0]\n",
 			"the directory for temporary files is missing on the peer: /var/tmp/x y", "mkdir -m 700 it there"},
 		{"no directory", 11, "rsync: [Receiver] mkdir \"/none/at/all\" failed: No such file or directory (2)\n" +
@@ -68,9 +68,11 @@ func TestExplain(t *testing.T) {
 			"rsync: connection unexpectedly closed (0 bytes received so far) [sender]\n",
 			"missing here: Failed to exec ./nothing", "it is tried again"},
 		{"immutable", 23, "rsync: [receiver] mkstemp \"/cfg/imm/.f.yKc7v9\" failed: Operation not permitted (1)\n" + some,
-			`operation not permitted on the peer: "/cfg/imm/.f.yKc7v9"`, "see with lsattr there"},
+			`operation not permitted on the peer: "/cfg/imm/.f"`, "see with lsattr there"},
+		{"immutable directory", 23, "rsync: [receiver] rename \"/cfg/tmp/f.yKc7v9\" -> \"imm/f\": Operation not permitted (1)\n" + some,
+			`operation not permitted on the peer: "imm/f"`, "see with lsattr there"},
 		{"not root there", 23, "rsync: [receiver] mkstemp \"/cfg/.f.KDcD0Z\" failed: Permission denied (13)\n" + some,
-			`permission denied on the peer: "/cfg/.f.KDcD0Z"`, "skd-inotify must run as root there"},
+			`permission denied on the peer: "/cfg/.f"`, "skd-inotify must run as root there"},
 		{"not root here", 23, "rsync: [sender] send_files failed to open \"/stage/a\": Permission denied (13)\n" + some,
 			`permission denied here: "/stage/a"`, "skd-inotify must run as root here"},
 		{"name too long", 3, "rsync: [Receiver] ERROR: cannot stat destination \"/cfg/xxx\": File name too long (36)\n",

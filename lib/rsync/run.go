@@ -40,7 +40,7 @@ type Job struct {
 	Filters []string
 
 	Dest    string // directory on the peer; "" is "./", where our peer starts rsync
-	TempDir string // on the peer, outside of Dest, on the same filesystem; "" is the Runner's, or rsync's own choice
+	TempDir string // on the peer, outside of Dest, on the same filesystem; "" is the Runner's, or the other side's choice
 }
 
 // Result is what came of a run.

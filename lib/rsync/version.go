@@ -7,6 +7,7 @@ import (
 	"io"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,22 +64,32 @@ func parseVersion(text string) (string, bool) {
 // CheckVersion tells why a version of rsync will not do: older than 3.1.0, or
 // none at all. Words behind the numbers ("3.2.0pre1") do not count.
 func CheckVersion(v string) error {
-	var have [3]int
+	have, err := numbers(v)
+	if err != nil {
+		return err
+	}
+	if slices.Compare(have[:], oldest[:]) < 0 {
+		return fmt.Errorf("rsync %s cannot leave the times of symlinks alone (--omit-link-times); %s", clean(v), installNew)
+	}
+	return nil
+}
+
+// ErrorsAside tells whether the server half of that version writes what fails to
+// its standard error, and not to the client, unless it gets --no-msgs2stderr.
+func ErrorsAside(v string) bool {
+	have, err := numbers(v)
+	return err == nil && slices.Compare(have[:], []int{3, 2, 3}) >= 0
+}
+
+// numbers are those of a version.
+func numbers(v string) (have [3]int, err error) {
 	for i, part := range strings.SplitN(v, ".", 3) {
 		digits := len(part) - len(strings.TrimLeft(part, "0123456789"))
 		n, err := strconv.Atoi(part[:digits])
 		if err != nil && (i < 2 || digits > 0) {
-			return fmt.Errorf("%q is not a version of rsync; %s", clean(v), installNew)
+			return have, fmt.Errorf("%q is not a version of rsync; %s", clean(v), installNew)
 		}
 		have[i] = n
 	}
-	for i := range have {
-		if have[i] > oldest[i] {
-			return nil
-		}
-		if have[i] < oldest[i] {
-			return fmt.Errorf("rsync %s cannot leave the times of symlinks alone (--omit-link-times); %s", clean(v), installNew)
-		}
-	}
-	return nil
+	return have, nil
 }

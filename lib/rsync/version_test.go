@@ -41,6 +41,14 @@ func TestCheckVersion(t *testing.T) {
 	}
 }
 
+func TestErrorsAside(t *testing.T) {
+	for v, want := range map[string]bool{"3.1.3": false, "3.2.2": false, "3.2.3": true, "3.2.7": true, "3.10.0": true, "4.0": true, "": false, "x": false} {
+		if ErrorsAside(v) != want {
+			t.Errorf("%q: want %v", v, want)
+		}
+	}
+}
+
 func TestVersionOfPrograms(t *testing.T) {
 	if _, err := exec.LookPath("rsync"); err == nil {
 		v, err := Version(t.Context(), "rsync")

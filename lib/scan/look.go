@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ type look struct {
 	r     Report
 	space []byte
 	hash  hash.Hash
+	inode map[uint64]bool // those that were looked at and have other names
 }
 
 // path looks at one path, by way of the directories above it.
@@ -193,8 +195,34 @@ func (l *look) file(at int, path string, st *unix.Stat_t) (again bool) {
 	if err != nil {
 		return l.refused(path, err)
 	}
-	l.enter(e, newMemory(&opened, now, e.Size))
+	m := newMemory(&opened, now, e.Size)
+	l.linked(&m)
+	l.enter(e, m)
 	return false
+}
+
+// linked remembers an inode that has other names.
+func (l *look) linked(m *memory) {
+	if m.linked {
+		if l.inode == nil {
+			l.inode = make(map[uint64]bool)
+		}
+		l.inode[m.inode] = true
+	}
+}
+
+// otherNames are the known ones of what was looked at by one name since the walk before.
+func (l *look) otherNames(before uint32) (paths []string) {
+	if len(l.inode) == 0 {
+		return nil
+	}
+	for path, m := range l.memory {
+		if m.walk <= before && l.inode[m.inode] {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
+	return paths
 }
 
 // content reads size bytes at most, what the file had when it was opened: a
@@ -319,6 +347,7 @@ func (l *look) enter(e manifest.Entry, m memory) {
 		kept = new(memory)
 		l.memory[e.Path] = kept
 	}
+	l.linked(kept)
 	*kept = m
 	kept.walk = l.walk
 }
@@ -361,6 +390,7 @@ func (l *look) removeBelow(path string) {
 
 func (l *look) drop(path string) {
 	l.manifest.Remove(path)
+	l.linked(l.memory[path])
 	delete(l.memory, path)
 	l.r.Changed = append(l.r.Changed, path)
 }
@@ -373,6 +403,7 @@ func base(path string) string { return path[strings.LastIndexByte(path, '/')+1:]
 func newMemory(st *unix.Stat_t, now time.Time, size int64) memory {
 	m := memory{inode: st.Ino, ctime: st.Ctim.Nano(), mtime: st.Mtim.Nano()}
 	m.doubtful = size != st.Size || m.ctime > now.Add(-racy).UnixNano()
+	m.linked = st.Nlink > 1
 	return m
 }
 

@@ -45,6 +45,7 @@ type memory struct {
 	ctime, mtime int64 // ns
 	walk         uint32
 	doubtful     bool // a change may have left no trace: read it again
+	linked       bool // the inode has other names
 }
 
 // racy is how close to the reading of a file its latest change may lie without
@@ -94,7 +95,8 @@ func (t *Tree) Scan(ctx context.Context, full bool) (Report, error) {
 // Look examines paths only, and reads their files in any case; a directory is
 // examined with everything below it. What does not exist leaves the manifest,
 // with everything below. Directories above a path enter if they were not
-// known. A path that leads outside or is too long is among the unreadable ones.
+// known. The other names of a hard link are examined too: a change by way of one
+// is one of all. A path that leads outside or is too long is among the unreadable ones.
 // Errors are those of Scan.
 func (t *Tree) Look(ctx context.Context, paths []string) (Report, error) {
 	return t.look(ctx, paths, true)
@@ -104,7 +106,31 @@ func (t *Tree) Look(ctx context.Context, paths []string) (Report, error) {
 // for long: it reads the file again.
 func (t *Tree) Note(e manifest.Entry) {
 	l := look{Tree: t}
-	l.enter(e, memory{doubtful: true})
+	m := memory{doubtful: true}
+	if old := t.memory[e.Path]; old != nil {
+		m.inode, m.linked = old.inode, old.linked
+	}
+	l.enter(e, m)
+}
+
+// withoutBelow leaves out what is below another of the paths: a directory is
+// looked at with everything below it, and what is below no directory is not there.
+func withoutBelow(paths []string) []string {
+	listed := make(map[string]bool, len(paths))
+	for _, path := range paths {
+		listed[path] = true
+	}
+	var kept []string
+	for _, path := range paths {
+		covered := listed["."] && path != "."
+		for i := len(path) - 1; i > 0 && !covered; i-- {
+			covered = path[i] == '/' && listed[path[:i]]
+		}
+		if !covered {
+			kept = append(kept, path)
+		}
+	}
+	return kept
 }
 
 func (t *Tree) look(ctx context.Context, paths []string, read bool) (Report, error) {
@@ -114,15 +140,23 @@ func (t *Tree) look(ctx context.Context, paths []string, read bool) (Report, err
 		return Report{}, err
 	}
 	defer unix.Close(l.fd)
-	for _, path := range paths {
+	before := t.walk
+	for _, path := range withoutBelow(paths) {
 		if err := manifest.CheckPath(path); err != nil {
 			l.unreadable(path, err)
 			continue
 		}
 		if err = l.path(path); err != nil {
-			err = fmt.Errorf("%s: %w", t.root.Dir, err)
 			break
 		}
+	}
+	for _, path := range l.otherNames(before) {
+		if err == nil {
+			err = l.path(path)
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", t.root.Dir, err)
 	}
 	return l.r.inOrder(), err
 }

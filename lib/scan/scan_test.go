@@ -289,6 +289,36 @@ func TestLook(tt *testing.T) {
 	t.agrees()
 }
 
+func TestLookAtHardLinks(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	t.mkdir("d")
+	t.write("f", "1")
+	t.write("other", "1")
+	t.scan()(".", "d", "f", "other")
+	t.must(os.Link(t.path("f"), t.path("d/g")))
+	t.look("d/g")("d/g")
+	t.write("f", "2") // in place
+	t.look("f")("d/g", "f")
+	e, _ := t.Manifest().Get("f")
+	t.Note(e)
+	t.write("d/g", "3")
+	t.look("d/g")("d/g", "f")
+	// Changed by a name that has gone, or has another file.
+	t.write("f", "4")
+	t.must(os.Remove(t.path("f")))
+	t.look("f")("d/g", "f")
+	t.must(os.Link(t.path("d/g"), t.path("h")))
+	t.look("h")("h")
+	t.write("h", "5")
+	t.must(os.Remove(t.path("h")))
+	t.write("h", "another")
+	t.look("h")("d/g", "h")
+	t.must(os.Remove(t.path("d/g")))
+	t.look("h")() // alone by now
+	t.look("d")("d/g")
+	t.agrees()
+}
+
 func TestExcludedKind(tt *testing.T) {
 	list, _, err := fileset.ParseList("--exclude=cache/ --exclude=*.tmp", nil)
 	if err != nil {

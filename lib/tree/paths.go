@@ -8,3 +8,6 @@ func (s *Settler) Paths(limit int) []string {
 	}
 	return some
 }
+
+// Waits tells whether the path has changed since it was taken.
+func (s *Settler) Waits(path string) bool { return s.paths[path] != nil }

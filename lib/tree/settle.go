@@ -7,14 +7,17 @@ import (
 )
 
 // Settler says when a changed path may be sent: when it has been quiet for a
-// while, and at the latest Limit after its first change. A path that changes
-// again and again has to be quiet for longer, so that a burst of writes is sent once.
+// while. A path that changes again and again has to be quiet for longer, so that a
+// burst of writes is sent once; after Noise it is ready all the same. A path that
+// was found open for writing waits until it is not, and at the latest until Limit
+// after its first change.
 //
 // Times are durations on any monotonic clock. The zero value is ready for use; it
 // is not for concurrent use.
 type Settler struct {
 	Quiet   time.Duration // how long a path must be quiet; 0: 2 ms
 	Longest time.Duration // up to where Quiet doubles for a busy path; 0: 200 ms
+	Noise   time.Duration // how long a path waits for quiet at most; 0: 0.5 s
 	Limit   time.Duration // how long a path waits at most; 0: 5 s
 
 	queue  queue
@@ -82,13 +85,13 @@ func (s *Settler) Hold(now time.Duration, path string) {
 	s.schedule(u)
 }
 
-// Take returns the paths that are ready, and those that are overdue: at the Limit still held or noisy, and
+// Take returns the paths that are ready, and those that are overdue: at the Limit still held, and
 // to be sent as they are. Both leave the settler.
 func (s *Settler) Take(now time.Duration) (ready, overdue []string) {
 	for len(s.queue) > 0 && s.queue[0].due <= now {
 		u := heap.Pop(&s.queue).(*unsettled)
 		delete(s.paths, u.path)
-		late := now < u.calm || u.hold > 0 && now >= u.first+s.limit()
+		late := u.hold > 0 && now >= u.first+s.limit()
 		if late {
 			overdue = append(overdue, u.path)
 		} else {
@@ -122,7 +125,7 @@ func (s *Settler) enter(now time.Duration, path string) *unsettled {
 }
 
 func (s *Settler) schedule(u *unsettled) {
-	u.due = min(max(u.calm, u.again), u.first+s.limit())
+	u.due = min(max(min(u.calm, u.first+s.noise()), u.again), u.first+s.limit())
 	heap.Fix(&s.queue, u.index)
 }
 
@@ -151,6 +154,7 @@ func (s *Settler) remember(t *taken) {
 }
 
 func (s *Settler) quiet() time.Duration   { return or(s.Quiet, 2*time.Millisecond) }
+func (s *Settler) noise() time.Duration   { return or(s.Noise, 500*time.Millisecond) }
 func (s *Settler) longest() time.Duration { return or(s.Longest, 200*time.Millisecond) }
 func (s *Settler) limit() time.Duration   { return or(s.Limit, 5*time.Second) }
 

@@ -101,16 +101,16 @@ func TestSettlerQuietGrowsUpToLongest(t *testing.T) {
 }
 
 func TestSettlerLimit(t *testing.T) {
-	// Noisy all the time.
+	// Noisy all the time, but never found open.
 	var s Settler
 	var now time.Duration
-	for ; now < 5*time.Second; now += ms {
+	for ; now < 500*ms; now += ms {
 		s.Touch(now, "x")
 		if ready, overdue := s.Take(now); ready != nil || overdue != nil {
 			t.Fatalf("taken at %v: %q %q", now, ready, overdue)
 		}
 	}
-	if ready, overdue := s.Take(now); ready != nil || len(overdue) != 1 {
+	if ready, overdue := s.Take(now); overdue != nil || len(ready) != 1 {
 		t.Fatalf("ready %q, overdue %q", ready, overdue)
 	}
 
@@ -142,7 +142,7 @@ func TestSettlerLimit(t *testing.T) {
 func TestSettlerLosesNothing(t *testing.T) {
 	for seed := range uint64(60) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		s := Settler{Quiet: 2 * ms, Longest: 50 * ms, Limit: 300 * ms}
+		s := Settler{Quiet: 2 * ms, Longest: 50 * ms, Noise: 100 * ms, Limit: 300 * ms}
 		type state struct{ first, last time.Duration }
 		waits := make(map[string]state)
 		take := func(now time.Duration) {
@@ -153,7 +153,7 @@ func TestSettlerLosesNothing(t *testing.T) {
 				switch {
 				case !ok:
 					t.Fatalf("seed %d: %s was taken without being touched", seed, path)
-				case !late && now < st.last+s.Quiet:
+				case !late && now < st.last+s.Quiet && now < st.first+s.Noise:
 					t.Fatalf("seed %d: %s was taken %v after its last touch", seed, path, now-st.last)
 				case late && now < st.first+s.Limit:
 					t.Fatalf("seed %d: %s is overdue after %v", seed, path, now-st.first)
@@ -315,11 +315,8 @@ func TestSettlerInALoop(t *testing.T) {
 			t.Errorf("sent %v, want %v", got[:4], want)
 		}
 		logs := got[4:]
-		if len(logs) > 8 {
-			t.Errorf("the busy file was sent %d times: %v", len(logs), logs)
-		}
-		if !slices.ContainsFunc(logs, func(s sent) bool { return s.late }) {
-			t.Errorf("the busy file was never overdue: %v", logs)
+		if len(logs) < 10 || len(logs) > 20 {
+			t.Errorf("the busy file was sent %d times, want about two a second: %v", len(logs), logs)
 		}
 		if last := logs[len(logs)-1]; last.late || last.at < 7*time.Second {
 			t.Errorf("the end of the busy file was not sent: %v", logs)
@@ -337,6 +334,9 @@ func TestPathsNamesSomeOfWhatWaits(t *testing.T) {
 	}
 	if all := s.Paths(9); len(all) != 3 {
 		t.Errorf("%q", all)
+	}
+	if !s.Waits("a") || s.Waits("d") {
+		t.Error("who waits?")
 	}
 	s.Take(time.Second)
 	if none := s.Paths(9); len(none) != 0 {
