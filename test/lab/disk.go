@@ -45,7 +45,7 @@ func (n *Node) furnish() error {
 			return err
 		}
 	}
-	for _, dir := range []string{"/etc/init.d", "/etc/network", "/etc/default"} {
+	for _, dir := range []string{"/etc/init.d", "/etc/network", "/etc/default", "/etc/iproute2"} {
 		if err := os.MkdirAll(root+dir, 0o755); err != nil {
 			return err
 		}
@@ -68,7 +68,8 @@ func (n *Node) furnish() error {
 		{TreePath + "/global.conf", stubFile("global.conf"), 0o644},
 		{TreePath + "/zlb-start", "#!/bin/bash\n# called at the end of a start\n", 0o755},
 		{TreePath + "/zlb-stop", "#!/bin/bash\n# called at the end of a stop\n", 0o755},
-		// As Skudonet leaves it once it owns the NICs.
+		// As Skudonet leaves them once it owns the NICs.
+		{RTTablesPath, "255\tlocal\n254\tmain\n253\tdefault\n0\tunspec\n200\ttable_eth0\n", 0o644},
 		{"/etc/network/interfaces", "#zenmodified\nauto lo\niface lo inet loopback\n", 0o644},
 	}...)
 	if err := writeAll(root, files); err != nil {

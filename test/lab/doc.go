@@ -30,6 +30,15 @@
 //		t.Log(probe.Stop().Longest())
 //	}
 //
+// For the replication there are [Lab.ConnectSSH] with a real sshd on both nodes, [SameTrees], which compares what two nodes
+// have by means of its own, and [Node.RecordTree], which sees what somebody on a node could see meanwhile. Disks that are
+// full or read-only need no more than Run: a machine's mounts are its own, and [Node.Root] sees them.
+//
+//	l.LB2.Run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", lab.TreePath+"/certificates")
+//	l.LB2.Run("mount", "--bind", lab.TreePath, lab.TreePath)
+//	l.LB2.Run("mount", "-o", "remount,bind,ro", lab.TreePath)
+//	l.LB2.Run("umount", lab.TreePath)
+//
 // What a namespace cannot give: the wall clock is the host's (a step of it cannot be staged here), and so is the load.
 // The stand-in for Skudonet is in stub/, and says what it copies.
 package lab

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if missing := Missing("ping", "ps", "logger"); len(missing) > 0 {
+	if missing := Missing("ping", "ps", "logger", "ssh", "sshd"); len(missing) > 0 {
 		fmt.Println("these tests need: apt-get install", strings.Join(missing, " "))
 		os.Exit(1)
 	}

@@ -25,6 +25,7 @@ type Node struct {
 
 	host byte // last octet of its addresses
 	lab  *Lab
+	ssh  sshServer
 
 	power   sync.Mutex   // one at a time switches it on or off
 	mu      sync.RWMutex // held for reading while boot is used

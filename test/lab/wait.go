@@ -93,6 +93,7 @@ var packages = map[string]string{
 	"ip": "iproute2", "bridge": "iproute2", "ss": "iproute2", "arping": "iputils-arping", "ping": "iputils-ping",
 	"nft": "nftables", "ssh": "openssh-client", "sshd": "openssh-server", "logger": "bsdutils", "script": "bsdutils",
 	"setsid": "util-linux", "nsenter": "util-linux", "ps": "procps",
+	"start-stop-daemon": "dpkg",
 }
 
 // Missing names the Debian packages that have to be installed for the lab, with its stand-in for Skudonet, and for the
