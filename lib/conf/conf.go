@@ -87,9 +87,12 @@ type Config struct {
 	HookTimeout    time.Duration
 	LinkLoss       LinkLoss
 
-	StartHook, StopHook, AdvertisementHook string // absolute paths
-	ConfigDir, RTTables, ReplicatorLog     string // absolute paths
-	Rsync, RsyncArgs, Exclude              string // as in the file
+	StartHook, StopHook, AdvertisementHook string        // absolute paths
+	ConfigDir, RTTables, ReplicatorLog     string        // absolute paths
+	Rsync, RsyncArgs, Exclude              string        // as in the file
+	SSHPort                                uint16        // 0: what root's ssh_config says, else 22
+	SSHKey                                 string        // absolute path; empty: as ssh finds one
+	VerifyInterval                         time.Duration // between full comparisons, 10 s to a day
 
 	interfaceLine, localIPLine int // for CheckHost
 }

@@ -46,6 +46,7 @@ func want() Config {
 		ReplicatorLog:     "/var/log/skdinotify.log",
 		Rsync:             "/usr/bin/rsync",
 		RsyncArgs:         "-auzv --delete",
+		VerifyInterval:    5 * time.Minute,
 	}
 }
 
@@ -190,8 +191,8 @@ func TestAccepted(t *testing.T) {
 		{"a path by way of the old tree's name", `$zdir="/usr/local/zevenet"; $configdir="$zdir/config";`, nil,
 			":7: /usr/local/zevenet is now /usr/local/skudonet: changed for $configdir\n" +
 				":7: $zdir: unknown key, only used in the values that name it\n"},
-		{"unknown keys, each said once", "$ssh_port=22;\n$colour='a';\n$colour='b';\n", nil,
-			":7: $ssh_port: unknown key, ignored\n:8: $colour: unknown key, ignored\n"},
+		{"unknown keys, each said once", "$smtp_port=22;\n$colour='a';\n$colour='b';\n", nil,
+			":7: $smtp_port: unknown key, ignored\n:8: $colour: unknown key, ignored\n"},
 		{"duplicate: the last wins, also over a bad one", "$priority='x';\n$priority=8;\n$priority=9;\n", func(c *Config) { c.Priority = 9 },
 			":8: $priority: set again: line 7 no longer counts\n:9: $priority: set again: line 8 no longer counts\n"},
 		{"a value that names its old self", "$exclude='--exclude a'; $exclude=\"$exclude --exclude b\";", func(c *Config) { c.Exclude = "--exclude a --exclude b" },
@@ -212,6 +213,10 @@ func TestAccepted(t *testing.T) {
 		{"hook timeout", `$hook_timeout=3600;`, func(c *Config) { c.HookTimeout = time.Hour }, ""},
 		{"dead ratio 1", `$dead_ratio=1;`, func(c *Config) { c.DeadRatio = 1 }, ":7: $dead_ratio: a single lost advert makes the backup take over: 2 or more is advised\n"},
 		{"dead ratio 100", `$dead_ratio="100";`, func(c *Config) { c.DeadRatio = 100 }, ""},
+		{"ssh port and key", `$ssh_port=2222; $ssh_key="/usr/local/zevenet/id//rsa";`, func(c *Config) { c.SSHPort, c.SSHKey = 2222, "/usr/local/skudonet/id/rsa" },
+			":7: /usr/local/zevenet is now /usr/local/skudonet: changed for $ssh_key\n"},
+		{"ssh port and key as ssh has them", `$ssh_port="0"; $ssh_key="";`, nil, ""},
+		{"verify interval", `$verify_interval="10";`, func(c *Config) { c.VerifyInterval = 10 * time.Second }, ""},
 		{"empty second password", `$password_next="";`, nil, ""},
 		{"short passwords", `$password="1234567"; $password_next='€€€€€€€';`, func(c *Config) { c.Password, c.PasswordNext = "1234567", "€€€€€€€" },
 			":7: $password: set again: line 4 no longer counts\n" +
@@ -271,6 +276,12 @@ func TestRefused(t *testing.T) {
 		{`$garp_refresh="-1";`, `:7: $garp_refresh: "-1": want 0 to 86400 seconds`},
 		{`$garp_refresh="0.5";`, `:7: $garp_refresh: "0.5": not a multiple of 1: want 0 to 86400 seconds`},
 		{`$hook_timeout="0";`, `:7: $hook_timeout: "0": want 1 to 3600 seconds`},
+		{`$ssh_port="65536";`, `:7: $ssh_port: "65536": want 0 to 65535`},
+		{`$ssh_port="";`, `:7: $ssh_port: "": want 0 to 65535`},
+		{`$ssh_key="id_rsa";`, `:7: $ssh_key: "id_rsa": want an absolute path, or empty`},
+		{`$ssh_key="/";`, `:7: $ssh_key: "/": not the root directory: want an absolute path, or empty`},
+		{`$verify_interval="9";`, `:7: $verify_interval: "9": want 10 to 86400 seconds`},
+		{`$verify_interval="86401";`, `:7: $verify_interval: "86401": want 10 to 86400 seconds`},
 		{`$preempt="maybe";`, `:7: $preempt: "maybe": want true or false`},
 		{`$transport="udp"; $password="";`, `:7: $transport: "udp": want a $password with it, because hosts of any network can send to a UDP port`},
 		{`$transport="tcp";`, `:7: $transport: "tcp": want multicast or unicast or udp`},

@@ -32,7 +32,7 @@ func fieldOf(c *Config, name string) string {
 		if k.Name != name {
 			continue
 		}
-		for _, v := range []string{"/x", "10.9.8.7", "7", "true", "udp", "ignore", "vrrp"} {
+		for _, v := range []string{"/x", "10.9.8.7", "7", "77", "true", "udp", "ignore", "vrrp"} {
 			if k.set(v) == nil {
 				break
 			}

@@ -79,6 +79,9 @@ func table(c *Config) []key {
 		{Key{Name: "zeninolog", Default: "/var/log/skdinotify.log", Meaning: "the replicator's log"}, path(&c.ReplicatorLog)},
 		{Key{Name: "rsync", Default: "/usr/bin/rsync", Meaning: "rsync program"}, program(&c.Rsync)},
 		{Key{Name: "rsync_args", Default: "-auzv --delete", Meaning: "options of rsync"}, text(&c.RsyncArgs, "rsync options")},
+		{Key{Name: "ssh_port", Default: "0", Meaning: "port of the peer's sshd, 0 = what root's ssh_config says, else 22"}, number(&c.SSHPort, 0, 65535)},
+		{Key{Name: "ssh_key", Meaning: "root's private key for the peer; empty: as ssh finds one"}, pathOrNone(&c.SSHKey)},
+		{Key{Name: "verify_interval", Default: "300", Meaning: "seconds between full comparisons of the two trees"}, seconds(&c.VerifyInterval, 10*time.Second, 24*time.Hour, time.Second)},
 		{Key{Name: "ucarp", Meaning: "the 2.0 package's election program; ignored"}, text(new(string), "anything")},
 	}
 }
@@ -215,6 +218,20 @@ func path(field *string) reader {
 		*field = v
 		return nil
 	}}
+}
+
+func pathOrNone(field *string) reader {
+	r := path(field)
+	set := r.set
+	r.want += ", or empty"
+	r.set = func(v string) error {
+		if v == "" {
+			*field = ""
+			return nil
+		}
+		return set(v)
+	}
+	return r
 }
 
 // program reads a path or, as the 2.0 programs ran it through a shell, a name.
