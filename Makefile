@@ -1,7 +1,7 @@
 # skudonet-ce-cluster. The two commands to know are `make demo` and `make check`.
 
 GO       ?= go
-PROGRAMS  = skd-vrrpd skd-hooks skd-prompt
+PROGRAMS  = skd-vrrpd skd-inotify skd-hooks skd-prompt
 MODULE    = github.com/skudonet/skudonet-ce-cluster
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS   = -s -w -X $(MODULE)/lib/version.Version=$(VERSION)
@@ -11,9 +11,10 @@ SCRIPTS   = hooks/* test/install-deps test/fuzz .ci/run $(addprefix test/lab/stu
 .PHONY: build demo check lint test fuzz bench soak clean
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./,$(PROGRAMS))
+	CGO_ENABLED=0 $(GO) build -trimpath -tags urfave_cli_no_docs -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./,$(PROGRAMS))
 
-# Two nodes, an election, failovers, with what a client saw. KEEP=1 leaves the lab.
+# Two nodes, an election, failovers, replicated changes, with what a client saw.
+# KEEP=1 leaves the lab.
 demo:
 	@test/install-deps demo
 	@$(MAKE) --no-print-directory build
@@ -31,13 +32,14 @@ lint:
 
 test: build
 	@test/install-deps check
-	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v /test/e2e)
+	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/replication)
 	$(GO) test -race -count=1 -timeout 20m ./test/e2e
+	$(GO) test -race -count=1 -timeout 20m ./test/replication
 
 fuzz:
 	test/fuzz 5s
 
-# A table beside keepalived and ucarp, from this machine and this hour.
+# A table beside keepalived, ucarp and lsyncd, from this machine and this hour.
 bench: build
 	@test/install-deps bench
 	$(GO) run ./test/bench

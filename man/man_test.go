@@ -3,6 +3,9 @@ package man_test
 
 import (
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"maps"
 	"net/netip"
 	"os"
@@ -11,6 +14,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -22,7 +26,7 @@ import (
 const confPage = "skudonet-cluster.conf.5"
 
 // programs have one page each.
-var programs = map[string]string{"skd-vrrpd": "skd-vrrpd.8", "skd-hooks": "skd-hooks.8", "skd-prompt": "skd-prompt.1"}
+var programs = map[string]string{"skd-vrrpd": "skd-vrrpd.8", "skd-inotify": "skd-inotify.8", "skd-hooks": "skd-hooks.8", "skd-prompt": "skd-prompt.1"}
 
 func pages() []string { return append(slices.Sorted(maps.Values(programs)), confPage) }
 
@@ -94,7 +98,7 @@ var (
 	helpDefault = regexp.MustCompile(`\(default: "(.+?)"\)`)
 	helpCommand = regexp.MustCompile(`(?m)^   ([a-z][a-z-]*)  +[a-z]`)
 	flag        = regexp.MustCompile(`--?[a-z][a-z-]*`)
-	called      = regexp.MustCompile(`\b(skd-(?:vrrpd|hooks|prompt))((?: +[^\s|;()&<>"']+)+)`)
+	called      = regexp.MustCompile(`\b(skd-(?:vrrpd|inotify|hooks|prompt))((?: +[^\s|;()&<>"']+)+)`)
 )
 
 // help is what --help of a program, and of its commands, lists.
@@ -129,7 +133,7 @@ func askHelp(t *testing.T, program string) (h help) {
 func TestFlags(t *testing.T) {
 	bin := t.TempDir()
 	// As make build does it, so that the cache has the packages already.
-	build := exec.Command("go", "build", "-trimpath", "-o", bin+"/", "../skd-vrrpd", "../skd-hooks", "../skd-prompt")
+	build := exec.Command("go", "build", "-trimpath", "-o", bin+"/", "../skd-vrrpd", "../skd-inotify", "../skd-hooks", "../skd-prompt")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -263,6 +267,7 @@ func TestNames(t *testing.T) {
 	}
 	differ(t, "skd-vrrpd.8", noKeys(marked(read(t, "skd-vrrpd.8"), "Va")), fields(status.Daemon{}))
 	differ(t, "skd-hooks.8", noKeys(marked(read(t, "skd-hooks.8"), "Va")), fields(status.Report{}))
+	differ(t, "skd-inotify.8", noKeys(marked(read(t, "skd-inotify.8"), "Va")), fields(status.Replication{}))
 
 	var told []string
 	for _, v := range (hook.Environment{Interface: "x", ClusterIP: netip.IPv4Unspecified(), Config: "x", ConfigDir: "x",
@@ -294,6 +299,21 @@ func source(t *testing.T) string {
 	return strings.ReplaceAll(text, `\"`, `"`)
 }
 
+// says tells whether a program has these words, or the two halves of them: an error that is wrapped, or a text that
+// another package completes.
+func says(text, words string) bool {
+	const half = 6 // bytes, at least
+	if strings.Contains(text, words) {
+		return true
+	}
+	for i := half; i <= len(words)-half; i++ {
+		if words[i] == ' ' && strings.Contains(text, words[:i]) && strings.Contains(text, words[i+1:]) {
+			return true
+		}
+	}
+	return false
+}
+
 // TestDiagnostics looks for each message in the programs, so that a reader who
 // searches a page for what the log says finds it.
 func TestDiagnostics(t *testing.T) {
@@ -306,7 +326,7 @@ func TestDiagnostics(t *testing.T) {
 			}
 			for part := range strings.SplitSeq(message, "...") {
 				// What is put between the parts may be a constant or an argument.
-				if !strings.Contains(text, strings.TrimRight(part, " ")) {
+				if !says(text, strings.Trim(part, ": ")) {
 					t.Errorf("%s: %q: no program says %q", page, message, part)
 				}
 			}
@@ -336,4 +356,106 @@ func TestDiagnostics(t *testing.T) {
 	// The one refusal that is about what is sent.
 	reasons = slices.DeleteFunc(reasons, func(r string) bool { return r == "bad-family" })
 	differ(t, "Refused adverts", documented, reasons)
+}
+
+// messages collects what the replicator can say: the first words of each text
+// that a Go file logs, or puts into an error with a remedy.
+func messages(t *testing.T, file string) (all []string) {
+	t.Helper()
+	tree, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// texts are the literals of an expression, those of format strings in pieces.
+	texts := func(e ast.Expr) (found []string) {
+		ast.Inspect(e, func(n ast.Node) bool {
+			if l, ok := n.(*ast.BasicLit); ok && l.Kind == token.STRING {
+				text, err := strconv.Unquote(l.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				found = append(found, regexp.MustCompile(`%[a-z]|\$[0-9]`).Split(text, -1)...)
+			}
+			return true
+		})
+		return found
+	}
+	add := func(e ast.Expr) {
+		longest := ""
+		for _, text := range texts(e) {
+			if text = strings.Trim(text, " :;,"); len(text) > len(longest) {
+				longest = text
+			}
+		}
+		if len(longest) > 5 {
+			all = append(all, longest)
+		}
+	}
+	// Where the text is, by the name of what has it.
+	calls := map[string]int{"Advise": 1, "Set": 1, "Info": 0, "Warn": 0, "problem": 0}
+	ast.Inspect(tree, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			if s, ok := n.Fun.(*ast.SelectorExpr); ok {
+				if at, ok := calls[s.Sel.Name]; ok && at < len(n.Args) {
+					add(n.Args[at])
+				}
+			}
+		case *ast.CompositeLit:
+			name, _ := n.Type.(*ast.Ident)
+			for i, e := range n.Elts {
+				kv, keyed := e.(*ast.KeyValueExpr)
+				switch {
+				case keyed && fmt.Sprint(kv.Key) == "Text" && name != nil && (name.Name == "Error" || name.Name == "Failure"):
+					add(kv.Value)
+				case !keyed && i == 0 && name != nil && name.Name == "Trouble":
+					add(e)
+				}
+			}
+		case *ast.AssignStmt: // e.Text = …
+			for i, l := range n.Lhs {
+				if s, ok := l.(*ast.SelectorExpr); ok && s.Sel.Name == "Text" && i < len(n.Rhs) {
+					add(n.Rhs[i])
+				}
+			}
+		}
+		return true
+	})
+	return all
+}
+
+// TestReplicatorsMessages is the other way round: what the replicator says is in
+// its page.
+func TestReplicatorsMessages(t *testing.T) {
+	page := section(t, read(t, "skd-inotify.8"), "DIAGNOSTICS")
+	files := []string{"../lib/status/replicator.go"}
+	for _, pattern := range []string{"../lib/mirror/*.go", "../lib/remote/*.go", "../lib/rsync/*.go", "../skd-inotify/*.go"} {
+		found, _ := filepath.Glob(pattern)
+		files = append(files, found...)
+	}
+	var all []string
+	for _, file := range files {
+		if !strings.HasSuffix(file, "_test.go") {
+			all = append(all, messages(t, file)...)
+		}
+	}
+	// What rsync's errors mean is in tables.
+	b, err := os.ReadFile("../lib/rsync/explain.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range []string{`(?m)^\t\t"([a-zA-Z' ]{6,}).*",$`, `(?m)^\t(?:[0-9]+|syscall\.\w+): +\{"([a-zA-Z/' ]{6,})`} {
+		for _, m := range regexp.MustCompile(table).FindAllSubmatch(b, -1) {
+			all = append(all, string(m[1]))
+		}
+	}
+	if len(all) < 80 {
+		t.Fatalf("found only %d messages: %q", len(all), all)
+	}
+	const first = 30 // bytes; a page may leave out the rest
+	for _, message := range all {
+		if !strings.Contains(page, strings.TrimSpace(message[:min(first, len(message))])) {
+			t.Errorf("skd-inotify.8 says nothing of %q", message)
+		}
+	}
 }

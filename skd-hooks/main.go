@@ -87,8 +87,8 @@ func app() *cli.App {
 			return usage(c, errors.New("want a command: start, stop, advertisement or status; see skd-hooks --help"), false)
 		},
 		Commands: []*cli.Command{
-			command("start", "start Skudonet, as a master does", func(c *cli.Context) error { return transition(c, startSteps) }),
-			command("stop", "stop Skudonet, as a backup does", func(c *cli.Context) error { return transition(c, stopSteps) }),
+			command("start", "start Skudonet and the replicator, as a master does", func(c *cli.Context) error { return transition(c, startSteps) }),
+			command("stop", "stop the replicator and Skudonet, as a backup does", func(c *cli.Context) error { return transition(c, stopSteps) }),
 			command("advertisement", "send gratuitous ARP for every virtual address, on a master", announce),
 			command("status", "say what the node is, since when and why, and what is wrong", report,
 				&cli.BoolFlag{Name: "json", Usage: "as JSON"}),

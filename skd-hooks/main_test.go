@@ -9,8 +9,10 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
+	"github.com/skudonet/skudonet-ce-cluster/lib/pidfile"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 )
 
@@ -31,6 +34,9 @@ const deadline = 30 * time.Second
 var program string
 
 func TestMain(m *testing.M) {
+	if name := filepath.Base(os.Args[0]); name == "skd-inotify" || name == "skdinotify" {
+		replicate()
+	}
 	dir, err := os.MkdirTemp("", "skd-hooks")
 	if err != nil {
 		panic(err)
@@ -39,12 +45,59 @@ func TestMain(m *testing.M) {
 	code := 1
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "%s", out)
+	} else if err := exec.Command("cp", os.Args[0], filepath.Join(dir, "skd-inotify")).Run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 	} else {
 		code = m.Run()
 	}
 	os.RemoveAll(dir)
 	os.Exit(code)
 }
+
+// replicate is the stand-in for skd-inotify: this program under its name. Like
+// it, it executes itself anew under the name that scripts look for and writes
+// its pid file. In /run/replicator it notes its life, beside Skudonet's calls.
+// NO_REPLICATOR has it fail, DEAF not listen to SIGTERM.
+func replicate() {
+	behave, _ := os.ReadFile("/run/behave")
+	note := func(text string) {
+		calls, _ := os.ReadFile("/run/calls")
+		f, err := os.OpenFile("/run/replicator", os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err != nil {
+			os.Exit(1)
+		}
+		fmt.Fprintf(f, "%s; calls: %s\n", text, strings.ReplaceAll(strings.TrimSpace(string(calls)), "\n", ", "))
+		f.Close()
+	}
+	if os.Args[0] != shownAs {
+		self, err := os.Executable()
+		if err == nil {
+			err = syscall.Exec(self, append([]string{shownAs}, os.Args[1:]...), os.Environ())
+		}
+		note(err.Error())
+		os.Exit(1)
+	}
+	if bytes.Contains(behave, []byte("NO_REPLICATOR")) {
+		os.Exit(1)
+	}
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM)
+	note(strings.Join(os.Args[1:], " "))
+	file := filepath.Join(os.Args[slices.Index(os.Args, "--run-dir")+1], "inotify.pid")
+	f, err := pidfile.Claim(file)
+	if err != nil {
+		os.Exit(1)
+	}
+	defer f.Close()
+	<-ended
+	for bytes.Contains(behave, []byte("DEAF")) {
+		<-ended
+	}
+	note("ended")
+	os.Exit(0)
+}
+
+const shownAs = "/usr/local/skudonet/app/skdinotify/skdinotify"
 
 // standIn does what Skudonet's control program does to a node, as far as it
 // matters here, and logs its calls. SLOW, HANG, FAIL and STUCK make it misbehave.
@@ -90,7 +143,7 @@ exit 0
 // fakeSystemctl runs the init script as the generated unit does, and remembers
 // what systemd would believe.
 const fakeSystemctl = `#!/bin/sh
-echo "systemctl $*" >> /run/calls
+case $1 in cat | is-failed) ;; *) echo "systemctl $*" >> /run/calls ;; esac
 [ ! -e /run/behave ] || . /run/behave
 state=$(cat /run/unit-state 2>/dev/null || echo inactive)
 case $1 in
@@ -98,6 +151,10 @@ show) echo "LoadState=${LOAD:-loaded}"; echo "ActiveState=$state" ;;
 start) [ -z "${REFUSE-}" ] || { echo "Transaction is destructive." >&2; exit 4; }
 	[ "$state" = active ] || /etc/init.d/skudonet start; echo active > /run/unit-state ;;
 restart) /etc/init.d/skudonet stop; /etc/init.d/skudonet start; echo active > /run/unit-state ;;
+cat) [ -n "${UNIT-}" ] || { echo "No files found for $2." >&2; exit 1; } ;;
+is-failed) [ -n "${UNIT_FAILED-}" ] ;;
+--no-block) [ -z "${REFUSE-}" ] || { echo "Transaction is destructive." >&2; exit 4; }
+	[ "$2" != start ] || eval "${UNIT-}" ;;
 stop) echo inactive > /run/unit-state
 	[ "$state" = inactive ] || setsid sh -c 'sleep 0.05; /etc/init.d/skudonet stop' >/dev/null 2>&1 & ;;
 esac
@@ -369,6 +426,116 @@ func TestSystemd(t *testing.T) {
 	n.contains(n.hooks(1, "start"), "skudonet: failed: systemctl start skudonet: exit status 4: Transaction is destructive.")
 	n.sh("echo LOAD=not-found > /run/behave; : > /run/calls")
 	n.contains(n.hooks(0, "start"), "started by /etc/init.d/skudonet start")
+}
+
+func TestReplicator(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	out := n.hooks(0, "start")
+	pid := n.sh("cat /run/skudonet-ce-cluster/inotify.pid")
+	n.contains(out, "\nreplicator: started as process "+pid+"\n")
+	n.equal("its arguments and time", n.sh("cat /run/replicator"), "-c /mnt/skudonet-cluster.conf --status-file /mnt/status "+
+		"--run-dir /run/skudonet-ce-cluster --state-dir /var/lib/skudonet-ce-cluster; calls: start, started")
+	n.contains(n.sh("ps -eo pid,args"), pid+" "+shownAs+" -c ")
+	n.equal("what it holds", n.sh("readlink /proc/"+pid+"/cwd /proc/"+pid+"/fd/[012] | xargs"), "/ /dev/null /dev/null /dev/null")
+	n.contains(n.hooks(0, "start"), "replicator: runs already, as process "+pid)
+	n.equal("its lives", n.sh("wc -l < /run/replicator"), "1")
+
+	if out := n.hooks(0, "stop"); !strings.HasPrefix(out, "replicator: stopped\nskudonet: stopped in ") {
+		t.Errorf("stop says\n%s", out)
+	}
+	n.equal("its end", n.sh("tail -n 1 /run/replicator"), "ended; calls: start, started")
+	if out := n.hooks(0, "stop"); strings.Contains(out, "replicator") {
+		t.Errorf("a second stop says\n%s", out)
+	}
+}
+
+func TestReplicatorThatFails(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.sh("echo NO_REPLICATOR=1 > /run/behave")
+	n.contains(n.hooks(1, "start"), "skudonet: started by", "replicator: failed: started, but not running after 2s; its log says why")
+	n.sh("mkdir /usr/local/sbin; cp " + program + " /usr/local/sbin/")
+	n.contains(n.finish(1, n.command("/usr/local/sbin/skd-hooks", "-c", "/mnt/skudonet-cluster.conf", "start")),
+		"skudonet: is up already", "replicator: failed: no /usr/local/sbin/skd-inotify, so nothing reaches the backup")
+	n.finish(0, n.command("/usr/local/sbin/skd-hooks", "stop"))
+
+	n.sh("echo DEAF=1 > /run/behave")
+	n.hooks(0, "start")
+	pid := n.sh("cat /run/skudonet-ce-cluster/inotify.pid")
+	n.contains(n.hooks(0, "stop"), "replicator: stopped\n")
+	n.wait("! readlink /proc/" + pid + "/exe")
+}
+
+// The pid file of another life, whose number somebody else has got.
+func TestReplicatorOfAnotherLife(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	const file = "/run/skudonet-ce-cluster/inotify.pid"
+	for _, old := range []string{"1", "99999", "-1", "", "no number"} {
+		n.sh("echo '" + old + "' > " + file)
+		if out := n.hooks(0, "stop"); strings.Contains(out, "replicator") {
+			t.Errorf("stop with pid file %q says\n%s", old, out)
+		}
+	}
+	// Another process of the same program, such as one that serves the peer.
+	n.hooks(0, "start")
+	other := n.sh("cat " + file)
+	local := func(verb string) string {
+		return n.finish(0, n.command(program, "-c", "/mnt/skudonet-cluster.conf", "--run-dir", "/mnt", verb))
+	}
+	for _, old := range []string{"1", other} {
+		n.sh("echo " + old + " > /mnt/inotify.pid")
+		if out := local("stop"); strings.Contains(out, "replicator") {
+			t.Errorf("stop with pid file %q says\n%s", old, out)
+		}
+		n.sh("echo " + old + " > /mnt/inotify.pid")
+		n.contains(local("start"), "replicator: started as process ")
+		n.contains(local("stop"), "replicator: stopped")
+	}
+	n.sh("readlink /proc/" + other + "/exe")
+
+	// An upgrade puts another file in the place of the program.
+	n.sh("mkdir /usr/local/sbin; cp " + filepath.Dir(program) + "/skd-* /usr/local/sbin/")
+	local = func(verb string) string {
+		return n.finish(0, n.command("/usr/local/sbin/skd-hooks", "-c", "/mnt/skudonet-cluster.conf", "--run-dir", "/mnt", verb))
+	}
+	local("start")
+	pid := n.sh("cat /mnt/inotify.pid")
+	n.sh("cd /usr/local/sbin; cp skd-inotify new; mv new skd-inotify")
+	n.contains(local("start"), "replicator: runs already, as process "+pid)
+	n.contains(local("stop"), "replicator: stopped")
+	n.wait("! readlink /proc/" + pid + "/exe")
+	n.sh("readlink /proc/$(cat " + file + ")/exe") // that of another program
+}
+
+func TestReplicatorOfSystemd(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.sh("mkdir -p /run/systemd/system")
+	unit := func(command string) {
+		n.sh("cat > /run/behave <<'E'\nLOAD=not-found; UNIT='" + command + "'\nE\n: > /run/calls")
+	}
+	told := func(verb string) {
+		t.Helper()
+		n.contains(n.calls()+"\n", "systemctl --no-block "+verb+" skdinotify.service")
+	}
+	unit("start-stop-daemon --start --background --exec " + filepath.Dir(program) + "/skd-inotify -- --run-dir /run/skudonet-ce-cluster")
+	n.contains(n.hooks(0, "start"), "replicator: started as process ")
+	told("start")
+	n.equal("its arguments", n.sh("cut -d';' -f1 /run/replicator"), "--run-dir /run/skudonet-ce-cluster")
+	n.contains(n.hooks(0, "start"), "replicator: runs already")
+	n.contains(n.hooks(0, "stop"), "replicator: stopped\n")
+	told("stop")
+	n.hooks(0, "stop")
+	told("stop") // A start may be waiting there.
+
+	unit(":")
+	n.contains(n.hooks(0, "start"), "replicator: systemd starts it later; see systemctl status skdinotify.service\n")
+	n.sh("echo UNIT_FAILED=1 >> /run/behave")
+	n.contains(n.hooks(1, "start"), "replicator: failed: started, but not running after 2s")
+	n.sh("echo REFUSE=1 >> /run/behave")
+	n.contains(n.hooks(1, "start"), "replicator: failed: systemctl: exit status 4: Transaction is destructive.")
 }
 
 // A start hook that is ended in the middle of a start, and the stop hook of the

@@ -27,7 +27,7 @@ type step struct {
 }
 
 // startSteps are what makes a master, in their order.
-func startSteps(s *skudonet.Service) []step {
+func startSteps(s *skudonet.Service, r replicator) []step {
 	return []step{
 		{"skudonet", s.Start},
 		{"links", func(context.Context) (string, error) {
@@ -37,17 +37,18 @@ func startSteps(s *skudonet.Service) []step {
 			}
 			return "set up again, where Skudonet found no carrier: " + strings.Join(names, ", "), err
 		}},
+		{"replicator", r.start},
 	}
 }
 
 // stopSteps are what unmakes one, in their order.
-func stopSteps(s *skudonet.Service) []step {
-	return []step{{"skudonet", s.Stop}}
+func stopSteps(s *skudonet.Service, r replicator) []step {
+	return []step{{"replicator", r.stop}, {"skudonet", s.Stop}}
 }
 
 // transition runs all steps, whatever becomes of each. Stop needs no
 // configuration: a broken one must not keep a backup from becoming one.
-func transition(c *cli.Context, steps func(*skudonet.Service) []step) error {
+func transition(c *cli.Context, steps func(*skudonet.Service, replicator) []step) error {
 	s := &skudonet.Service{Say: func(text string) { fmt.Println("skudonet: " + text) }}
 	if c.Command.Name == "start" {
 		cl, err := load(c)
@@ -59,13 +60,17 @@ func transition(c *cli.Context, steps func(*skudonet.Service) []step) error {
 			fmt.Println("this node is backup: until it is master, its virtual addresses stay unheard")
 		}
 	}
+	r, err := newReplicator(c)
+	if err != nil {
+		return err
+	}
 	unlock, err := lock(c.Context, option(c, "run-dir"))
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	failed := 0
-	for _, step := range steps(s) {
+	for _, step := range steps(s, r) {
 		text, err := step.run(c.Context)
 		if text != "" {
 			fmt.Println(step.name + ": " + text)

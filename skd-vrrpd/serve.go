@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -23,12 +21,15 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
+	"github.com/skudonet/skudonet-ce-cluster/lib/control"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
 	"github.com/skudonet/skudonet-ce-cluster/lib/link"
 	"github.com/skudonet/skudonet-ce-cluster/lib/node"
+	"github.com/skudonet/skudonet-ce-cluster/lib/pidfile"
 	"github.com/skudonet/skudonet-ce-cluster/lib/syslog"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
+	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
 	"github.com/skudonet/skudonet-ce-cluster/lib/version"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vrouter"
 )
@@ -101,11 +102,7 @@ type service struct {
 // stopEnv tells the next process that this one was asked to stop too late.
 const stopEnv = "SKD_VRRPD_STOP"
 
-const (
-	pidName   = "vrrpd.pid"
-	lockTries = 100
-	lockPause = 5 * time.Millisecond
-)
+const pidName = "vrrpd.pid"
 
 // claim makes the directories and takes the pid file, whose lock tells a living
 // daemon from a dead one.
@@ -116,23 +113,11 @@ func (d *service) claim() error {
 	if err := os.MkdirAll(d.places.StateDir, 0o700); err != nil {
 		d.log.Warn(fmt.Sprintf("nothing will survive a reboot: %v", err))
 	}
-	f, err := os.OpenFile(filepath.Join(d.places.RunDir, pidName), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return err
-	}
-	// A child of the process before, on its way to being a hook, may still hold the lock.
-	for tries := 0; unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil; tries++ {
-		if tries == lockTries {
-			pid, _ := io.ReadAll(io.LimitReader(f, 16))
-			f.Close()
-			return fmt.Errorf("another skd-vrrpd runs here already, as process %s", bytes.TrimSpace(pid))
-		}
-		time.Sleep(lockPause)
-	}
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	if _, err := f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0); err != nil {
+	f, err := pidfile.Claim(filepath.Join(d.places.RunDir, pidName))
+	var held *pidfile.Held
+	if errors.As(err, &held) {
+		return fmt.Errorf("another skd-vrrpd runs here already, %w", err)
+	} else if err != nil {
 		return err
 	}
 	d.pidFile = f
@@ -140,7 +125,7 @@ func (d *service) claim() error {
 }
 
 func (d *service) run(started time.Time) error {
-	troubles := vrouter.NewTroubles(d.log)
+	troubles := trouble.New(d.log)
 	n, record, err := node.Open(d.conf, d.places, d.warnings, d.log, troubles)
 	if err != nil {
 		return err
@@ -274,13 +259,13 @@ func (d *service) signals(hurry func()) {
 				continue
 			}
 			d.log.Info(fmt.Sprintf("asked to stop by SIG%s", name(s)))
-			d.router.Do(vrouter.Stop)
+			go d.leave(vrouter.Stop)
 		case s := <-d.hangups:
 			switch s {
 			case unix.SIGUSR1:
 				d.router.Do(vrouter.Tell)
 			case unix.SIGUSR2:
-				d.router.Do(vrouter.HandOver)
+				go d.leave(vrouter.HandOver)
 			case unix.SIGHUP:
 				if !d.stopping.Load() && d.renewing.CompareAndSwap(false, true) {
 					go d.restart()
@@ -288,6 +273,25 @@ func (d *service) signals(hurry func()) {
 			}
 		}
 	}
+}
+
+// flushLimit is how long a planned hand-over waits for the replicator.
+const flushLimit = 2 * time.Second
+
+// leave lets the replicator send what it has seen, so that the successor begins
+// with it, and then leaves. Where no replicator runs, as on a backup, that takes no time.
+func (d *service) leave(how vrouter.Command) {
+	ctx, cancel := context.WithTimeout(context.Background(), flushLimit)
+	defer cancel()
+	last, err := control.Do(ctx, filepath.Join(d.places.RunDir, control.SocketName), control.Request{Command: "flush"}, nil)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+	case err != nil:
+		d.log.Warn(fmt.Sprintf("leaving although the peer may not have the last changes: the replicator does not answer: %v", err))
+	case last.Exit != 0:
+		d.log.Warn("leaving although the peer may not have the last changes: " + last.Text)
+	}
+	d.router.Do(how)
 }
 
 func name(s os.Signal) string {

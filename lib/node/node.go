@@ -32,6 +32,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
 	"github.com/skudonet/skudonet-ce-cluster/lib/link"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
+	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vrouter"
 )
 
@@ -47,7 +48,7 @@ type Node struct {
 	conf     conf.Config
 	places   Places
 	log      *slog.Logger
-	troubles *vrouter.Troubles
+	troubles *trouble.List
 	started  status.Moment
 	warnings []status.Problem
 
@@ -94,7 +95,7 @@ type Node struct {
 
 // Open prepares the node and returns the record of the process before.
 // Warnings are what the configuration is worth warning of.
-func Open(c conf.Config, places Places, warnings []string, log *slog.Logger, troubles *vrouter.Troubles) (*Node, vrouter.Record, error) {
+func Open(c conf.Config, places Places, warnings []string, log *slog.Logger, troubles *trouble.List) (*Node, vrouter.Record, error) {
 	n := &Node{conf: c, places: places, log: log, troubles: troubles, started: status.Now(),
 		hooks: map[hook.Kind]status.Hook{}, said: map[string]bool{}, schedule: announce.Schedule{Refresh: c.GARPRefresh}}
 	for _, w := range warnings {

@@ -76,7 +76,7 @@ func (n *Node) daemon() status.Daemon {
 			d.Hooks = append(d.Hooks, h)
 		}
 	}
-	for _, words := range n.troubles.List() {
+	for _, words := range n.troubles.Words() {
 		d.Faults = append(d.Faults, status.Problem{Text: words})
 	}
 	return d

@@ -16,6 +16,9 @@ import (
 // DaemonFile is the name of the Daemon file in the run directory.
 const DaemonFile = "vrrpd.json"
 
+// maxJSON bounds what is read of a JSON file.
+const maxJSON = 16 << 20
+
 // States of a Daemon beside Master and Backup.
 const (
 	Init  = "init"  // not taking part yet, or not any more
@@ -165,7 +168,7 @@ func (d Daemon) WriteFile(path string) error {
 // fs.ErrNotExist: the daemon has not run since the machine booted.
 func ReadDaemon(path string) (Daemon, error) {
 	var d Daemon
-	b, err := readRegular(path, 16<<20)
+	b, err := readRegular(path, maxJSON)
 	if err != nil {
 		return d, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/link"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
+	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vrrp"
 )
 
@@ -92,7 +93,7 @@ func FuzzReceive(f *testing.F) {
 		log := slog.New(slog.NewTextHandler(io.Discard, nil))
 		cfg := Config{Interface: "eth0", VRID: 1, ClusterIP: cluster, Keys: []auth.Key{secret("the password")}, Started: time.Unix(1e9, 0),
 			Election: election.Config{Priority: 100, Interval: time.Second, DeadRatio: 3, Local: netip.MustParseAddr(a), Peer: peer, Signed: true}}
-		r := New(cfg, mute{}, nil, func() time.Duration { return time.Hour }, log, NewTroubles(log), Record{}, Lasting{})
+		r := New(cfg, mute{}, nil, func() time.Duration { return time.Hour }, log, trouble.New(log), Record{}, Lasting{})
 		r.now = time.Hour
 		r.start(election.Start)
 		for range 2 {

@@ -143,6 +143,9 @@ func (r *Router) accept(src netip.Addr, signed bool) {
 		r.behindSince = 0
 		r.troubles.Clear("behind")
 		r.troubles.Clear("held")
+		if r.now-r.peer.Heard > r.machine.DownInterval() {
+			defer r.publish() // The replicator waits for the peer's return.
+		}
 		r.peer = Peer{Addr: src, Heard: r.now, Priority: r.heard.Priority, Interval: r.heard.Interval, Verified: r.signed(), Next: r.nextKey}
 	}
 	r.handle(election.Event{Kind: election.Advert, From: src, Priority: r.heard.Priority, Interval: r.heard.Interval})

@@ -20,6 +20,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/link"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
+	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vrrp"
 )
 
@@ -115,7 +116,7 @@ type Router struct {
 	open     func(link.State) (Conn, error)
 	clock    func() time.Duration
 	log      *slog.Logger
-	troubles *Troubles
+	troubles *trouble.List
 
 	commands chan Command
 	posted   chan func()
@@ -179,7 +180,7 @@ const (
 // can carry it; clock is the boot clock; record and lasting are what the process
 // before left behind.
 func New(cfg Config, host Host, open func(link.State) (Conn, error), clock func() time.Duration,
-	log *slog.Logger, troubles *Troubles, record Record, lasting Lasting) *Router {
+	log *slog.Logger, troubles *trouble.List, record Record, lasting Lasting) *Router {
 	r := &Router{
 		cfg: cfg, host: host, open: open, clock: clock, log: log, troubles: troubles,
 		commands: make(chan Command, 8), posted: make(chan func(), 64), links: make(chan link.State, 8), stopped: make(chan struct{}),

@@ -19,6 +19,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/link"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
+	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vrrp"
 )
 
@@ -49,7 +50,7 @@ type station struct {
 	queue    []queued
 	ready    chan struct{}
 	router   *Router
-	troubles *Troubles
+	troubles *trouble.List
 	log      *bytes.Buffer
 	cancel   context.CancelFunc
 
@@ -178,7 +179,7 @@ func (w *wire) join(o setup) *station {
 		cfg.Keys = append(cfg.Keys, secret(p))
 	}
 	logger := slog.New(slog.NewTextHandler(s.log, nil))
-	s.troubles = NewTroubles(logger)
+	s.troubles = trouble.New(logger)
 	s.router = New(cfg, s, func(link.State) (Conn, error) { return s, nil }, w.now, logger, s.troubles, o.record, o.lasting)
 	w.mu.Lock()
 	w.members = append(w.members, s)
@@ -595,8 +596,8 @@ func TestClocksDoNotMatter(t *testing.T) {
 		one.want(t, "master")
 		two = w.join(setup{addr: b, peer: a, passwords: signed, wall: time.Now().Add(-time.Hour), priority: 200, preempt: true})
 		w.after(20 * time.Second)
-		if !strings.Contains(strings.Join(one.troubles.List(), "\n"), "skd-vrrpd forget-peer") {
-			t.Errorf("the remedy is not shown: %v", one.troubles.List())
+		if !strings.Contains(strings.Join(one.troubles.Words(), "\n"), "skd-vrrpd forget-peer") {
+			t.Errorf("the remedy is not shown: %v", one.troubles.Words())
 		}
 		one.kill()
 		two.kill()
@@ -631,8 +632,8 @@ func TestLinkFaults(t *testing.T) {
 			master.router.Link(recreated)
 			w.after(10 * time.Second)
 			master.want(t, "backup")
-			if len(master.troubles.List()) != 0 {
-				t.Errorf("still shown: %v", master.troubles.List())
+			if len(master.troubles.Words()) != 0 {
+				t.Errorf("still shown: %v", master.troubles.Words())
 			}
 		}
 		one.kill()
@@ -697,7 +698,7 @@ func TestAnotherDialectHoldsAStart(t *testing.T) {
 			w.after(time.Second)
 		}
 		one.want(t, "backup")
-		if said := strings.Join(one.troubles.List(), "\n"); !strings.Contains(said, "not becoming master") || !strings.Contains(said, "ucarp") {
+		if said := strings.Join(one.troubles.Words(), "\n"); !strings.Contains(said, "not becoming master") || !strings.Contains(said, "ucarp") {
 			t.Errorf("not said: %s", said)
 		}
 		w.after(5 * time.Second)

@@ -1,7 +1,8 @@
 // Bench prints one table that compares the cluster's programs with what else elects a master on Debian, keepalived and
-// ucarp, on this machine and in this hour: packets, the prompt, idle cost, outages as a client sees them, takeovers of
-// many addresses. At its end stands which of the project's aims hold. It changes nothing outside its labs, which end
-// with it, and exits 0 whatever it measures.
+// ucarp, and mirrors a directory, lsyncd, on this machine and in this hour: packets, the prompt, idle cost, outages as a
+// client sees them, takeovers of many addresses, changes of the configuration until the backup has them. At its end
+// stands which of the project's aims hold. It changes nothing outside its labs, which end with it, and exits 0 whatever
+// it measures.
 package main
 
 import (
@@ -51,6 +52,7 @@ type bench struct {
 	only    *regexp.Regexp
 	bin     string // directory of our programs
 	rivals  []*product
+	lsyncd  bool // is installed
 	aims    []aim
 }
 
@@ -124,7 +126,9 @@ func (b *bench) parts() []part {
 	for _, every := range intervals {
 		parts = append(parts, part{fmt.Sprintf("outage-%gs", every.Seconds()), func() error { return b.outages(every) }})
 	}
-	return append(parts, part{"takeover", b.takeovers})
+	return append(parts, part{"takeover", b.takeovers},
+		part{"replication-change", b.singleChanges}, part{"replication-kinds", b.kinds}, part{"replication-burst", b.bursts},
+		part{"replication-rate", b.rates}, part{"replication-20000", b.manyFiles})
 }
 
 func (b *bench) findPrograms() error {
@@ -135,7 +139,7 @@ func (b *bench) findPrograms() error {
 		}
 		b.bin = filepath.Join(module, "bin")
 	}
-	for _, name := range []string{"skd-vrrpd", "skd-hooks", "skd-prompt"} {
+	for _, name := range []string{"skd-vrrpd", "skd-inotify", "skd-hooks", "skd-prompt"} {
 		if _, err := os.Stat(filepath.Join(b.bin, name)); err != nil {
 			return fmt.Errorf("%w; run make build first", err)
 		}
@@ -145,6 +149,8 @@ func (b *bench) findPrograms() error {
 			b.rivals = append(b.rivals, p)
 		}
 	}
+	_, err := exec.LookPath(lsyncd.name)
+	b.lsyncd = err == nil
 	return nil
 }
 
@@ -173,8 +179,8 @@ func (b *bench) head() {
 	}
 	fmt.Fprintf(b.out, "%s, %d × %s, Linux %s\n", time.Now().Format("2006-01-02 15:04"), runtime.NumCPU(), processor(),
 		unix.ByteSliceToString(name.Release[:]))
-	fmt.Fprintf(b.out, "%s, %s, %s\n", version(filepath.Join(b.bin, "skd-vrrpd"), "--version"),
-		version("keepalived", "--version"), version("ucarp", "--help"))
+	fmt.Fprintf(b.out, "%s, %s, %s, %s, %s\n", version(filepath.Join(b.bin, "skd-vrrpd"), "--version"),
+		version("keepalived", "--version"), version("ucarp", "--help"), version("lsyncd", "--version"), version("rsync", "--version"))
 	fmt.Fprintf(b.out, "load average %s\n", load())
 	fmt.Fprintf(b.out, "numbers with brackets: median of %d (smallest–largest)\n\n", b.repeats)
 }

@@ -20,6 +20,23 @@ func (s samples) median() float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
+// percentile 95 is what 95 of 100 do not exceed.
+func (s samples) percentile(p int) samples {
+	if len(s) == 0 {
+		return nil
+	}
+	sorted := slices.Sorted(slices.Values(s))
+	return samples{sorted[(len(s)*p+99)/100-1]}
+}
+
+// one is the median alone.
+func (s samples) one() samples {
+	if len(s) == 0 {
+		return nil
+	}
+	return samples{s.median()}
+}
+
 // String is the median, with the range if there is one.
 func (s samples) String() string {
 	switch len(s) {
@@ -100,12 +117,17 @@ func (t *table) write(w io.Writer) {
 type comparison struct{ table }
 
 func compare(title string, products []*product) *comparison {
-	c := &comparison{table{title: title}}
+	var names []string
 	for _, p := range products {
-		c.headings = append(c.headings, p.name)
+		names = append(names, p.name)
 	}
-	for _, p := range products[1:] {
-		c.headings = append(c.headings, "/"+p.name)
+	return compareNames(title, names)
+}
+
+func compareNames(title string, names []string) *comparison {
+	c := &comparison{table{title: title, headings: slices.Clone(names)}}
+	for _, name := range names[1:] {
+		c.headings = append(c.headings, "/"+name)
 	}
 	return c
 }

@@ -34,6 +34,7 @@ type demo struct {
 	address  *lab.Probe
 	service  *lab.Probe
 	adverts  *lab.Capture
+	mirror   watched // the tree of lb2, while that is backup
 	step     int
 	marks    []mark
 	lines    []line
@@ -57,6 +58,9 @@ func prepare(l *lab.Lab, s *screen) (*demo, error) {
 		if err := n.WriteFile("/root/.bashrc", bashrc, 0o644); err != nil {
 			return nil, err
 		}
+	}
+	if err := l.ConnectSSH(); err != nil {
+		return nil, err
 	}
 	if d.adverts, err = l.Capture(nil, lab.Sent, lab.VRRP); err != nil {
 		return nil, err
@@ -161,7 +165,7 @@ func (d *demo) logs(ctx context.Context, n *lab.Node, since time.Time, beginning
 	return found.at, err
 }
 
-// tail shows the end of a node's log, for a run that went wrong.
+// tail shows the end of a node's logs, for a run that went wrong.
 func (d *demo) tail(n *lab.Node) {
 	const few = 8
 	if d.daemons[n] == nil {
@@ -170,6 +174,10 @@ func (d *demo) tail(n *lab.Node) {
 	entries := parseLog(d.daemons[n].Log())
 	for _, e := range entries[max(0, len(entries)-few):] {
 		d.event(e.at, n.Name, "log: "+e.text)
+	}
+	entries = d.replicated(n)
+	for _, e := range entries[max(0, len(entries)-few):] {
+		d.event(e.at, n.Name, "log of the replicator: "+e.text)
 	}
 }
 

@@ -28,7 +28,7 @@ const (
 	exitInterrupted = 130 // as a shell counts it
 )
 
-// limit of a whole run, of which a quiet machine needs a fifth.
+// limit of a whole run, of which a quiet machine needs a quarter.
 const limit = 2 * time.Minute
 
 func main() {
@@ -91,7 +91,7 @@ func built() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"skd-vrrpd", "skd-hooks", "skd-prompt"} {
+	for _, name := range []string{"skd-vrrpd", "skd-inotify", "skd-hooks", "skd-prompt"} {
 		if _, err := os.Stat(filepath.Join(module, "bin", name)); err != nil {
 			return fmt.Errorf("%w; run make build first", err)
 		}

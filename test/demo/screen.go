@@ -52,7 +52,7 @@ func (s *screen) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n
 
 func (s *screen) begin() {
 	s.began = time.Now()
-	s.say("%s", s.paint(bold, "Skudonet CE cluster: two nodes, one address"))
+	s.say("%s", s.paint(bold, "Skudonet CE cluster: two nodes, one address, one configuration"))
 }
 
 func (s *screen) picture(l *lab.Lab, c conf.Config, down time.Duration) {
@@ -63,6 +63,7 @@ func (s *screen) picture(l *lab.Lab, c conf.Config, down time.Duration) {
 	s.say("")
 	s.say("  The plain configuration file of version 2.0: an advertisement every %g s, priority %d.", c.AdvertInterval.Seconds(), c.Priority)
 	s.say("  A backup takes over when it heard nothing for the down interval: %s.", ms(down))
+	s.say("  The master mirrors its configuration, %s, to the backup.", lab.TreePath)
 }
 
 func (s *screen) heading(text string) {
@@ -112,6 +113,19 @@ func (s *screen) flush() {
 	s.pending = nil
 }
 
+// output shows what a command printed: a name and, from a column on, words. Long lines are broken there.
+func (s *screen) output(text string, column int) {
+	const indent = "  "
+	for line := range strings.Lines(text) {
+		runes := []rune(strings.TrimRight(line, "\n"))
+		name := string(runes[:min(column, len(runes))])
+		for _, part := range wrap(string(runes[len([]rune(name)):]), width-len(indent)-column) {
+			s.say("%s%-*s%s", indent, column, name, part)
+			name = ""
+		}
+	}
+}
+
 // wrap breaks a text at its spaces into lines of at most so many columns; a word that is longer is broken too.
 func wrap(text string, columns int) []string {
 	lines := []string{""}
@@ -153,6 +167,18 @@ func parseLog(log string) (entries []entry) {
 	for line := range strings.Lines(log) {
 		stamp, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		_, text, ok := strings.Cut(rest, ": ")
+		if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil && ok {
+			entries = append(entries, entry{at, text})
+		}
+	}
+	return entries
+}
+
+// parseReplicatorLog reads what the replicator wrote: lines of TIME LEVEL TEXT.
+func parseReplicatorLog(log string) (entries []entry) {
+	for line := range strings.Lines(log) {
+		stamp, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		_, text, ok := strings.Cut(rest, " ")
 		if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil && ok {
 			entries = append(entries, entry{at, text})
 		}
@@ -353,8 +379,9 @@ func (s *screen) instructions(l *lab.Lab) {
 	}
 	s.say("  On a node, for instance:")
 	s.say("    skd-hooks status")
+	s.say("    skd-inotify status")
 	s.say("    kill -USR2 $(cat /run/skudonet-ce-cluster/vrrpd.pid)")
-	s.say("    tail -f /var/log/skd-vrrpd.log")
+	s.say("    tail -f /var/log/skd-vrrpd.log %s", replicatorLog)
 	s.say("  Nothing restarts the daemons any more: after a kill -KILL, or a stop, it is up to you:")
 	s.say("    setsid skd-vrrpd >>/var/log/skd-vrrpd.log 2>&1 &")
 	s.say("  To end it, all of it:")

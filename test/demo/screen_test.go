@@ -111,3 +111,27 @@ func TestSummary(t *testing.T) {
 		t.Error("the summary did not hold although every line did")
 	}
 }
+
+func TestParseReplicatorLog(t *testing.T) {
+	got := parseReplicatorLog("2026-03-01T12:00:01.500Z info replicated 1 change: global.conf content took=8.1ms\n" +
+		"something else\n2026-03-01T13:00:02.000+01:00 warning lost: a reason\n")
+	want := []entry{{at(1.5), "replicated 1 change: global.conf content took=8.1ms"}, {at(2), "lost: a reason"}}
+	if !slices.EqualFunc(got, want, func(a, b entry) bool { return a.at.Equal(b.at) && a.text == b.text }) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestOutputBreaksBehindTheNames(t *testing.T) {
+	var out bytes.Buffer
+	s := screen{out: &out}
+	s.output("state     in step\npeer      "+strings.Repeat("word ", 20)+"\n          more\n", 10)
+	want := "  state     in step\n  peer      " + strings.Repeat("word ", 16) + "word\n            word word word\n            more\n"
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out.String(), want)
+	}
+	for l := range strings.Lines(out.String()) {
+		if len(l)-1 > width {
+			t.Errorf("longer than %d columns: %s", width, l)
+		}
+	}
+}

@@ -21,6 +21,8 @@ var story = []struct {
 	play  func(*demo, context.Context) error
 }{
 	{"Election", (*demo).election},
+	{"Changes of the configuration", (*demo).replication},
+	{"A change while the backup is off", (*demo).away},
 	{"Power cut of the master", (*demo).powerCut},
 	{"The old master comes back", (*demo).comeBack},
 	{"Crash of the master's daemon", (*demo).crash},
@@ -70,8 +72,19 @@ func (d *demo) election(ctx context.Context) error {
 	return err
 }
 
-// powerCut comes right behind an advertisement, when the backup has longest to wait.
+// powerCut comes right behind an advertisement, when the backup has longest to wait. What the old master then has on
+// its disk, the new one should have too, with a change of the last moments.
 func (d *demo) powerCut(ctx context.Context) error {
+	const farm, text = "shop_l7.cfg", "Address 192.168.77.100\nPort 443\n"
+	changed, err := d.write(d.lb1, " is new: a farm", farm, text)
+	if err != nil {
+		return err
+	}
+	arrived, err := d.mirror.arrival(ctx, patience, farm, text)
+	if err != nil {
+		return err
+	}
+	d.event(arrived, d.lb2.Name, "has it, "+ms(arrived.Sub(changed))+" later")
 	last, err := d.advertised(ctx, d.lb1, time.Now())
 	if err != nil {
 		return err
@@ -106,8 +119,15 @@ func (d *demo) powerCut(ctx context.Context) error {
 	if err := d.prompts(ctx, state{d.lb2, "master"}); err != nil {
 		return err
 	}
-	_, err = d.logs(ctx, d.lb2, promoted, "start hook ended")
-	return err
+	if _, err = d.logs(ctx, d.lb2, promoted, "start hook ended"); err != nil {
+		return err
+	}
+	d.checkSame("old master's disk", d.lb1, d.lb2)
+	if err := d.mirror.Stop(); err != nil {
+		return err
+	}
+	d.checkWhole()
+	return nil
 }
 
 // comeBack watches the old master for longer than the time after which a deaf one would take over.
@@ -117,7 +137,10 @@ func (d *demo) comeBack(ctx context.Context) error {
 	if err := d.lb1.PowerOn(); err != nil {
 		return err
 	}
-	if err := d.start(d.lb1, "skd-vrrpd starts"); err != nil {
+	if _, err := d.lb1.StartSSH(); err != nil {
+		return err
+	}
+	if err := d.start(d.lb1, "sshd and skd-vrrpd start"); err != nil {
 		return err
 	}
 	listens, err := d.logs(ctx, d.lb1, on, "backup on ")
@@ -134,6 +157,10 @@ func (d *demo) comeBack(ctx context.Context) error {
 	}
 	one, two := d.lb1.Status(), d.lb2.Status()
 	d.event(time.Now(), d.lb1.Name, fmt.Sprintf("is still %s, more than a down interval later; lb2 goes on as %s", one, two))
+	if err := d.replicatorLogs(ctx, d.lb2, on, "in step with the peer"); err != nil {
+		return err
+	}
+	d.checkSame("both trees", d.lb2, d.lb1)
 	d.sayMissed(on)
 	d.check("roles", "lb1 backup, lb2 master", fmt.Sprintf("lb1 %s, lb2 %s", one, two), one == "backup" && two == "master")
 	d.checkMissed(on)
@@ -181,7 +208,10 @@ func (d *demo) handOver(ctx context.Context) error {
 	if err := d.prompts(ctx, state{d.lb1, "master"}, state{d.lb2, "backup"}); err != nil {
 		return err
 	}
-	return d.settle(ctx, asked, d.lb1, d.lb2)
+	if err := d.settle(ctx, asked, d.lb1, d.lb2); err != nil {
+		return err
+	}
+	return d.replicatorOnly(d.lb1, d.lb2)
 }
 
 func (d *demo) stop(ctx context.Context) error {

@@ -1,0 +1,371 @@
+package mirror
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/control"
+	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
+	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
+	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
+	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
+)
+
+// Carrier connects to the peer over ssh, and rsync to the peer over that.
+type Carrier struct {
+	SSH     remote.Config
+	Rsync   rsync.Runner
+	Command string // starts our program on the peer
+	Exclude string
+	Roots   []Root
+	Notice  func(string) // what of ssh_config is not honoured
+
+	checked bool // our rsync; Dial's alone
+
+	mu sync.Mutex
+	at *pushing
+}
+
+// pushing is the run of rsync under way.
+type pushing struct {
+	ctx   context.Context
+	conn  *connection
+	root  string
+	calls sync.WaitGroup // of -e programs
+	said  lastLine       // standard error of the other half
+	err   error          // what carrying met; the Carrier's mu guards it
+}
+
+// beginLimit is the time in which the peer's program must begin to speak.
+const beginLimit = 20 * time.Second
+
+// absentExit is a shell's exit status for a program that is not there.
+const absentExit = 127
+
+// Dial connects and starts our program there. If there is none the Peer is a
+// Legacy one.
+func (c *Carrier) Dial(ctx context.Context) (Peer, error) {
+	if err := c.checkOurs(ctx); err != nil {
+		return nil, err
+	}
+	conn, err := remote.Dial(ctx, c.SSH)
+	var refused *remote.Error
+	if errors.As(err, &refused) {
+		c.notices(refused.Notices)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.notices(conn.Notices())
+	p := &connection{carrier: c, ssh: conn}
+	if err := p.begin(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// checkOurs looks once whether rsync is there and new enough.
+func (c *Carrier) checkOurs(ctx context.Context) error {
+	if c.checked {
+		return nil
+	}
+	version, err := rsync.Version(ctx, c.Rsync.Program)
+	if err == nil {
+		err = rsync.CheckVersion(version)
+	}
+	c.checked = err == nil
+	return err
+}
+
+func (c *Carrier) notices(list []string) {
+	for _, text := range list {
+		c.Notice(text)
+	}
+}
+
+// Rsh serves rsync's -e program: it takes its pipes and carries them to the peer.
+//
+// The program may end at once: rsync asks for its end last of all, and if it has
+// to wait for that it sleeps for 20 ms. What becomes of the other half is told
+// to Push.
+func (c *Carrier) Rsh(call *control.Call) {
+	defer call.Close()
+	c.mu.Lock()
+	at := c.at
+	if at != nil {
+		at.calls.Add(1)
+	}
+	c.mu.Unlock()
+	if at == nil {
+		call.Reply(control.Reply{Text: "no transfer is under way", Exit: 255, Done: true})
+		return
+	}
+	defer at.calls.Done()
+	if len(call.Files) < 2 || len(call.Args) < 2 {
+		call.Reply(control.Reply{Text: "want the pipes and the command of an rsync", Exit: 255, Done: true})
+		return
+	}
+	in, out := call.Files[0], call.Files[1]
+	call.Files = nil
+	defer in.Close()
+	defer out.Close()
+	call.Reply(control.Reply{Done: true})
+	run := at.conn.rsync
+	if at.conn.Legacy() {
+		run = at.conn.plain
+	}
+	exit, err := run(at.ctx, at.root, call.Args, in, out, &at.said)
+	if err == nil && exit != 0 {
+		text, remedy := rsync.Explain(exit, at.said.All())
+		err = &rsync.Failure{Exit: exit, Text: "rsync on the peer: " + text, Remedy: remedy}
+	}
+	if err != nil {
+		c.mu.Lock()
+		at.err = err
+		c.mu.Unlock()
+	}
+}
+
+// connection is a Peer over ssh.
+type connection struct {
+	carrier *Carrier
+	ssh     *remote.Conn
+	session *remote.Session
+	client  *peer.Client // nil: legacy
+	hello   peer.Hello
+	stderr  lastLine
+}
+
+func (p *connection) begin(ctx context.Context) error {
+	session, err := p.ssh.Start(p.carrier.Command)
+	if err != nil {
+		return err
+	}
+	p.session = session
+	var reading sync.WaitGroup
+	reading.Go(func() { io.Copy(&p.stderr, session.Stderr) })
+	limited, cancel := context.WithTimeout(ctx, beginLimit)
+	defer cancel()
+	p.client, p.hello, err = peer.Open(limited, session.Stdout, session.Stdin, p.carrier.Exclude)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, peer.ErrAbsent):
+		exit, werr := session.Wait()
+		if werr != nil {
+			return werr
+		}
+		if exit == absentExit {
+			p.client = nil
+			session.Close()
+			return nil
+		}
+		reading.Wait()
+		session.Close()
+		return &Trouble{fmt.Sprintf("skd-inotify peer ended there with exit status %d: %s", exit, p.stderr.String()),
+			"run it there by hand to see why: " + p.carrier.Command}
+	case limited.Err() != nil && ctx.Err() == nil:
+		session.Close()
+		return &Trouble{fmt.Sprintf("skd-inotify peer does not begin to speak within %s", beginLimit),
+			"see whether root's .bashrc on the peer waits for something"}
+	case errors.Is(err, peer.ErrVersion):
+		session.Close()
+		return &Trouble{err.Error(), ""}
+	}
+	session.Close()
+	return err
+}
+
+func (p *connection) Hello() peer.Hello { return p.hello }
+func (p *connection) Legacy() bool      { return p.client == nil }
+
+func (p *connection) Digest(ctx context.Context, r peer.DigestRequest) ([]peer.RootDigest, error) {
+	return p.client.Digest(ctx, r)
+}
+
+func (p *connection) Manifest(ctx context.Context, root string) (*manifest.Manifest, error) {
+	return p.client.Manifest(ctx, root)
+}
+
+// Done is that of the session, which ends with the connection.
+func (p *connection) Done() <-chan struct{} {
+	if p.Legacy() {
+		return p.ssh.Done()
+	}
+	return p.client.Done()
+}
+
+func (p *connection) Err() error {
+	if err := p.ssh.Err(); err != nil {
+		return err
+	}
+	if p.client != nil {
+		if err := p.client.Err(); err != nil {
+			if said := p.stderr.String(); said != "" {
+				return fmt.Errorf("%w; it said: %s", err, said)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *connection) Close() error {
+	if p.client != nil {
+		p.client.Close()
+		p.session.Close()
+	}
+	return p.ssh.Close()
+}
+
+// farewell is the time that the other half has to end by itself after ours has failed.
+const farewell = time.Second
+
+// Push runs rsync, whose -e program finds this connection. When our half has
+// ended well, everything is in its place, for it has heard the other half's last
+// word; that one would go on sleeping for a moment, so it is ended.
+func (p *connection) Push(ctx context.Context, t Transfer) error {
+	carrying, end := context.WithCancel(ctx)
+	defer end()
+	at := &pushing{ctx: carrying, conn: p, root: t.Root}
+	c := p.carrier
+	c.mu.Lock()
+	c.at = at
+	c.mu.Unlock()
+	job := rsync.Job{Source: t.Source, Files: t.Files, Whole: t.Whole}
+	if job.Whole {
+		job.Filters, job.TempDir = t.Set.Args(), p.temp(t.Root)
+	}
+	_, err := c.Rsync.Run(ctx, job)
+	c.mu.Lock()
+	c.at = nil
+	c.mu.Unlock()
+	if err == nil && !p.Legacy() {
+		end()
+	} else {
+		defer time.AfterFunc(farewell, end).Stop()
+	}
+	at.calls.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil && p.Legacy() {
+		return at.err // Nobody ended it, so its own exit status counts.
+	} else if err == nil {
+		return nil
+	}
+	if at.err != nil && !errors.Is(at.err, context.Canceled) {
+		var ours, theirs *rsync.Failure
+		if errors.As(err, &ours) && errors.As(at.err, &theirs) && ours.Exit != lostPipes {
+			return err // It has heard from the other half.
+		}
+		return at.err
+	}
+	return err
+}
+
+// lostPipes is rsync's exit status for a connection that was closed: the other
+// half knows why.
+const lostPipes = 12
+
+// temp is the directory for rsync's temporary files on a peer without our program.
+func (p *connection) temp(root string) string {
+	for _, r := range p.carrier.Roots {
+		if r.Name == root {
+			return path.Join(path.Dir(r.Dir), peer.TempName)
+		}
+	}
+	return ""
+}
+
+func (p *connection) rsync(ctx context.Context, root string, args []string, in io.Reader, out, errs io.Writer) (int, error) {
+	return p.client.Rsync(ctx, root, args, in, out, errs)
+}
+
+// plainMark tells where the output of a shell's start-up files ends.
+const plainMark = "skd-inotify: rsync begins"
+
+// plain runs rsync's other half in a session of its own, on a peer without our
+// program.
+func (p *connection) plain(ctx context.Context, root string, args []string, in io.Reader, out, errs io.Writer) (int, error) {
+	dir := ""
+	for _, r := range p.carrier.Roots {
+		if r.Name == root {
+			dir = r.Dir
+		}
+	}
+	temp := p.temp(root)
+	var words []string
+	for _, a := range args[1:] { // without the host
+		words = append(words, shellQuote(a))
+	}
+	session, err := p.ssh.Start(fmt.Sprintf("cd %s && mkdir -p -m 700 %s && echo && echo %s && { %s; e=$?; rm -rf %[2]s; exit $e; }",
+		shellQuote(dir), shellQuote(temp), shellQuote(plainMark), strings.Join(words, " ")))
+	if err != nil {
+		return 0, err
+	}
+	defer session.Close()
+	go func() {
+		<-ctx.Done()
+		session.Close()
+	}()
+	go func() {
+		io.Copy(session.Stdin, in)
+		session.Stdin.Close()
+	}()
+	var copying sync.WaitGroup
+	copying.Go(func() { io.Copy(errs, session.Stderr) })
+	copying.Go(func() {
+		r := bufio.NewReader(session.Stdout)
+		for seen := 0; seen < 64<<10; {
+			line, err := r.ReadString('\n')
+			if seen += len(line); err != nil || line == plainMark+"\n" {
+				break
+			}
+		}
+		io.Copy(out, r)
+	})
+	exit, err := session.Wait()
+	copying.Wait()
+	return exit, err
+}
+
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// lastLine keeps the end of what the peer's program says on standard error.
+type lastLine struct {
+	mu   sync.Mutex
+	kept []byte
+}
+
+func (l *lastLine) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.kept = append(l.kept, b...)
+	if over := len(l.kept) - 4096; over > 0 {
+		l.kept = l.kept[over:]
+	}
+	return len(b), nil
+}
+
+// All is what was kept.
+func (l *lastLine) All() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.kept)
+}
+
+func (l *lastLine) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lines := bytes.Split(bytes.TrimSpace(l.kept), []byte("\n"))
+	return strings.ToValidUTF8(string(lines[len(lines)-1]), "?")
+}

@@ -1,0 +1,64 @@
+// Package pidfile keeps a daemon from running twice, and names its process. The
+// lock on the file, not the file, tells a living daemon from a dead one.
+package pidfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	tries = 100
+	pause = 5 * time.Millisecond
+)
+
+// Held is the error for a lock that another process has.
+type Held struct{ PID string }
+
+func (h *Held) Error() string { return "as process " + h.PID }
+
+// Claim locks the file at path, writes this process's number into it, and
+// returns it open: the lock lasts as long as that. The error is a *Held if
+// another process has the lock. A holder that is ending is given half a second, because a
+// child of it, on its way to being another program, may still hold the lock.
+func Claim(path string) (*os.File, error) {
+	// Whoever may open a file may lock it: this one is for root alone.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(0o600); err != nil { // one of an earlier version
+		f.Close()
+		return nil, err
+	}
+	for n := 0; ; n++ {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if n == tries || !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			pid, _ := io.ReadAll(io.LimitReader(f, 16))
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, &Held{string(bytes.TrimSpace(pid))}
+			}
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		time.Sleep(pause)
+	}
+	err = f.Truncate(0)
+	if err == nil {
+		_, err = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}

@@ -1,0 +1,387 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
+	"github.com/skudonet/skudonet-ce-cluster/lib/control"
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/logfile"
+	"github.com/skudonet/skudonet-ce-cluster/lib/mirror"
+	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
+	"github.com/skudonet/skudonet-ce-cluster/lib/pidfile"
+	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
+	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
+	"github.com/skudonet/skudonet-ce-cluster/lib/tree"
+	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
+	"github.com/skudonet/skudonet-ce-cluster/lib/version"
+)
+
+const (
+	// shownAs is how admins find the daemon in ps, on the master and only there.
+	shownAs = "/usr/local/skudonet/app/skdinotify/skdinotify"
+	// there is our program on the peer, where the package puts it.
+	there      = "/usr/sbin/skd-inotify"
+	pidName    = "inotify.pid"
+	stageName  = "outgoing"
+	heapGrowth = 50 // percent: what lives is small, and collected cheaply
+	pollStatus = time.Second
+)
+
+// serve mirrors until a signal ends it, or the node is master no more.
+func serve(c *cli.Context) error {
+	stop, hangup := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
+	signal.Notify(hangup, unix.SIGHUP)
+	if os.Args[0] != shownAs {
+		if self, err := os.Executable(); err == nil {
+			err = unix.Exec(self, append([]string{shownAs}, os.Args[1:]...), os.Environ())
+			fmt.Fprintln(os.Stderr, "skd-inotify: ps will not show it as skdinotify:", err)
+		}
+	}
+	debug.SetGCPercent(heapGrowth)
+	d := &service{config: c.String("config"), statusFile: c.String("status-file"), runDir: c.String("run-dir"), stateDir: c.String("state-dir")}
+	if word, err := status.Read(d.statusFile); word != status.Master {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("skd-inotify: %w", err)
+		}
+		fmt.Fprintln(os.Stderr, "skd-inotify: this node is not master, so there is nothing to do")
+		daemon.SdNotify(false, daemon.SdNotifyReady)
+		return nil
+	}
+	cfg, notices, err := conf.Load(d.config)
+	var said []string
+	if err == nil {
+		for _, n := range notices {
+			said = append(said, n.String())
+		}
+		var more []string
+		d.policy, more, err = options(cfg)
+		said = append(said, more...)
+	}
+	if err != nil {
+		return cli.Exit(err, exitUsage)
+	}
+	d.conf = cfg
+	pid, err := d.claim()
+	if err != nil {
+		return err
+	}
+	defer pid.Close()
+	defer os.Remove(pid.Name())
+	file := logfile.Open(cfg.ReplicatorLog, terminalOrNil())
+	defer file.Flush(time.Second)
+	d.log = file.Logger()
+	for _, text := range said {
+		d.log.Warn(text)
+	}
+	go func() {
+		for range hangup {
+			file.Reopen()
+		}
+	}()
+	return d.run(stop)
+}
+
+func terminalOrNil() io.Writer {
+	if isTerminal(os.Stderr) {
+		return os.Stderr
+	}
+	return nil
+}
+
+// options reads what $rsync_args and $exclude mean here.
+func options(c conf.Config) (rsync.Policy, []string, error) {
+	file := filepath.Base(c.Path)
+	policy, err := rsync.ParseArgs(c.RsyncArgs)
+	if err != nil {
+		return policy, nil, fmt.Errorf("%s: $rsync_args: %w", file, err)
+	}
+	var said []string
+	if c.RsyncArgs != defaultOf("rsync_args") { // what nobody wrote needs no comment
+		for _, text := range policy.Notices {
+			said = append(said, file+": $rsync_args: "+text)
+		}
+	}
+	_, notices, err := fileset.ParseList(c.Exclude, os.ReadFile)
+	if err != nil {
+		return policy, said, fmt.Errorf("%s: $exclude: %w", file, err)
+	}
+	for _, text := range notices {
+		said = append(said, file+": $exclude: "+text)
+	}
+	return policy, said, nil
+}
+
+// defaultOf is the default of a key of the configuration.
+func defaultOf(name string) string {
+	for _, k := range conf.Keys() {
+		if k.Name == name {
+			return k.Default
+		}
+	}
+	return ""
+}
+
+// service is one run of the daemon.
+type service struct {
+	config, statusFile, runDir, stateDir string
+
+	conf   conf.Config
+	policy rsync.Policy
+	log    *slog.Logger
+	engine *mirror.Engine
+}
+
+func (d *service) claim() (*os.File, error) {
+	if err := os.MkdirAll(d.runDir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(d.stateDir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := pidfile.Claim(filepath.Join(d.runDir, pidName))
+	var held *pidfile.Held
+	if errors.As(err, &held) {
+		return nil, fmt.Errorf("another skd-inotify runs here already, %w", err)
+	}
+	return f, err
+}
+
+func (d *service) run(stop <-chan os.Signal) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	socket := filepath.Join(d.runDir, control.SocketName)
+	listener, err := control.Listen(socket)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+
+	roots := []mirror.Root{
+		{Name: peer.ConfigRoot, Dir: d.conf.ConfigDir},
+		{Name: peer.RTTablesRoot, Dir: filepath.Dir(d.conf.RTTables), Only: filepath.Base(d.conf.RTTables)},
+	}
+	carrier := &mirror.Carrier{
+		SSH:     remote.Config{Host: d.conf.RemoteIP, Port: d.conf.SSHPort, KeyFile: d.conf.SSHKey},
+		Rsync:   rsync.Runner{Program: d.conf.Rsync, Shell: []string{self, "rsh"}, Socket: socket, Policy: d.policy},
+		Command: d.peerCommand(), Exclude: d.conf.Exclude, Roots: roots, Notice: once(d.log.Warn),
+	}
+	troubles := trouble.New(d.log)
+	eyes := &eyes{}
+	d.engine = mirror.New(mirror.Config{
+		Roots: roots, Exclude: d.conf.Exclude, Peer: d.conf.RemoteIP.String(), Version: version.Version,
+		MemoryStage: filepath.Join(d.runDir, stageName), DiskStage: filepath.Join(d.stateDir, stageName), Direct: d.policy.Direct, Verify: d.conf.VerifyInterval,
+		Dial: carrier.Dial, Blind: eyes.blind, Refresh: eyes.refresh, Publish: d.publish(troubles),
+		Log: d.log, Troubles: troubles,
+	})
+	ctx, end := context.WithCancelCause(context.Background())
+	defer end(nil)
+	eyes.open(d.conf, roots, d.engine.Changed)
+	defer eyes.close()
+	defer d.watchStatus(ctx, end)()
+	var work sync.WaitGroup
+	work.Go(func() { d.accept(ctx, listener, carrier) })
+	work.Go(func() { d.engine.Run(ctx) })
+	d.log.Info("started: this node is master, mirroring to "+d.conf.RemoteIP.String(), "version", version.Version)
+	daemon.SdNotify(false, daemon.SdNotifyReady)
+	select {
+	case sig := <-stop:
+		end(fmt.Errorf("received %v", sig))
+	case <-ctx.Done():
+	}
+	daemon.SdNotify(false, daemon.SdNotifyStopping)
+	listener.Close()
+	work.Wait()
+	d.log.Info("stopped: " + context.Cause(ctx).Error())
+	return nil
+}
+
+// peerCommand starts our program on the peer. Places that are not the usual ones
+// here are not the usual ones there.
+func (d *service) peerCommand() string {
+	words := []string{there, "peer"}
+	for _, o := range [][3]string{
+		{"-c", d.config, conf.DefaultPath}, {"--status-file", d.statusFile, status.StatusFile},
+		{"--run-dir", d.runDir, status.RunDir}, {"--state-dir", d.stateDir, status.StateDir},
+	} {
+		if o[1] != o[2] {
+			words = append(words, o[0], "'"+strings.ReplaceAll(o[1], "'", `'\''`)+"'")
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// publish returns what writes the state for status and for systemd.
+func (d *service) publish(troubles *trouble.List) func(status.Replicator) {
+	path := filepath.Join(d.runDir, status.ReplicatorFile)
+	return func(r status.Replicator) {
+		r.PID = os.Getpid()
+		troubles.Check("state", "skd-inotify status shows old news: ", r.WriteFile(path))
+		go daemon.SdNotify(false, "STATUS="+r.State)
+	}
+}
+
+// accept serves rsync's -e program and the commands of admins and hooks.
+func (d *service) accept(ctx context.Context, l *control.Listener, carrier *mirror.Carrier) {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	for {
+		call, err := l.Accept()
+		if err != nil {
+			return
+		}
+		calls.Go(func() {
+			switch call.Command {
+			case "rsh":
+				carrier.Rsh(call)
+			case "sync", "flush":
+				d.wait(ctx, call)
+			default:
+				call.Reply(control.Reply{Text: "unknown command " + call.Command, Exit: exitUsage, Done: true})
+				call.Close()
+			}
+		})
+	}
+}
+
+// wait serves who wants to know when both nodes have the same.
+func (d *service) wait(ctx context.Context, call *control.Call) {
+	defer call.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-call.Gone():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := error(nil)
+	if call.Command == "flush" {
+		err = d.engine.Flush(ctx)
+	} else {
+		err = d.engine.Sync(ctx, func(words string) { call.Reply(control.Reply{Text: words}) })
+	}
+	if err != nil {
+		call.Reply(control.Reply{Text: "not in step with " + d.conf.RemoteIP.String() + ": " + err.Error(), Exit: exitFailed, Done: true})
+		return
+	}
+	call.Reply(control.Reply{Text: "both nodes have the same configuration", Done: true})
+}
+
+// watchStatus ends ctx when the node is master no more, and pokes the engine
+// when the peer is heard again. It returns what stops it.
+func (d *service) watchStatus(ctx context.Context, end context.CancelCauseFunc) (stop func()) {
+	look := make(chan struct{}, 1)
+	seen := func(tree.Event) {
+		select {
+		case look <- struct{}{}:
+		default:
+		}
+	}
+	w, err := tree.Watch([]tree.Root{
+		{Dir: filepath.Dir(d.statusFile), File: filepath.Base(d.statusFile)},
+		{Dir: d.runDir, File: status.DaemonFile},
+	}, seen, func(error) {})
+	var going sync.WaitGroup
+	going.Go(func() {
+		tick := time.NewTicker(pollStatus) // for a kernel that gives no watches
+		defer tick.Stop()
+		var heard time.Duration
+		for {
+			word, rerr := status.Read(d.statusFile)
+			if word != status.Master && (rerr == nil || errors.Is(rerr, fs.ErrNotExist)) {
+				end(fmt.Errorf("this node is not master any more, the status file says %q", word))
+				return
+			}
+			if r, err := status.ReadDaemon(filepath.Join(d.runDir, status.DaemonFile)); err == nil && r.Peer.LastHeard.Boot > heard {
+				if heard > 0 {
+					d.engine.Poke()
+				}
+				heard = r.Peer.LastHeard.Boot
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-look:
+			case <-tick.C:
+			}
+		}
+	})
+	return func() {
+		end(nil)
+		going.Wait()
+		if err == nil {
+			w.Close()
+		}
+	}
+}
+
+// eyes are the watcher of the trees, or what is known instead of it.
+type eyes struct {
+	watcher *tree.Watcher
+	none    error
+}
+
+func (e *eyes) open(c conf.Config, roots []mirror.Root, sink func(tree.Event)) {
+	ours, _, _ := fileset.ParseList(c.Exclude, os.ReadFile) // read before
+	temp, _, _ := fileset.ParseList(peer.TempRule, nil)
+	var watched []tree.Root
+	for _, r := range roots {
+		watched = append(watched, tree.Root{Dir: r.Dir, Skip: fileset.New(ours, temp).Skip, File: r.Only})
+	}
+	e.watcher, e.none = tree.Watch(watched, sink, func(error) { sink(tree.Event{All: true}) }) // after which Blind tells why
+}
+
+func (e *eyes) close() {
+	if e.watcher != nil {
+		e.watcher.Close()
+	}
+}
+
+func (e *eyes) blind() error {
+	if e.watcher == nil {
+		return e.none
+	}
+	return e.watcher.Blind()
+}
+
+func (e *eyes) refresh() {
+	if e.watcher != nil {
+		e.watcher.Refresh()
+	}
+}
+
+// once passes each text on once.
+func once(say func(string, ...any)) func(string) {
+	var mu sync.Mutex
+	said := map[string]bool{}
+	return func(text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !said[text] {
+			said[text] = true
+			say(text)
+		}
+	}
+}
