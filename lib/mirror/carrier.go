@@ -40,6 +40,8 @@ type pushing struct {
 	conn  *connection
 	root  string
 	calls sync.WaitGroup // of -e programs
+	early *early         // for the first of them; the Carrier's mu guards this and the next
+	args  []string       // of the latest of them
 	said  lastLine       // standard error of the other half
 	err   error          // what carrying met; the Carrier's mu guards it
 }
@@ -65,7 +67,7 @@ func (c *Carrier) Dial(ctx context.Context) (Peer, error) {
 		return nil, err
 	}
 	c.notices(conn.Notices())
-	p := &connection{carrier: c, ssh: conn}
+	p := &connection{carrier: c, ssh: conn, words: map[string][]string{}}
 	if err := p.begin(ctx); err != nil {
 		conn.Close()
 		return nil, err
@@ -101,8 +103,10 @@ func (c *Carrier) Rsh(call *control.Call) {
 	defer call.Close()
 	c.mu.Lock()
 	at := c.at
+	var early *early
 	if at != nil {
 		at.calls.Add(1)
+		early, at.early, at.args = at.early, nil, call.Args
 	}
 	c.mu.Unlock()
 	if at == nil {
@@ -111,6 +115,7 @@ func (c *Carrier) Rsh(call *control.Call) {
 	}
 	defer at.calls.Done()
 	if len(call.Files) < 2 || len(call.Args) < 2 {
+		early.end()
 		call.Reply(control.Reply{Text: "want the pipes and the command of an rsync", Exit: 255, Done: true})
 		return
 	}
@@ -119,11 +124,14 @@ func (c *Carrier) Rsh(call *control.Call) {
 	defer in.Close()
 	defer out.Close()
 	call.Reply(control.Reply{Done: true})
-	run := at.conn.rsync
-	if at.conn.Legacy() {
-		run = at.conn.plain
+	exit, err, ok := early.take(call.Args, in, out)
+	if !ok {
+		run := at.conn.rsync
+		if at.conn.Legacy() {
+			run = at.conn.plain
+		}
+		exit, err = run(at.ctx, at.root, call.Args, in, out, &at.said)
 	}
-	exit, err := run(at.ctx, at.root, call.Args, in, out, &at.said)
 	if err == nil && exit != 0 {
 		text, remedy := rsync.Explain(exit, at.said.All())
 		err = &rsync.Failure{Exit: exit, Text: "rsync on the peer: " + text, Remedy: remedy}
@@ -143,6 +151,7 @@ type connection struct {
 	client  *peer.Client // nil: legacy
 	hello   peer.Hello
 	stderr  lastLine
+	words   map[string][]string // of rsync's -e, by root; the Carrier's mu guards them
 }
 
 func (p *connection) begin(ctx context.Context) error {
@@ -239,6 +248,9 @@ func (p *connection) Push(ctx context.Context, t Transfer) error {
 	at := &pushing{ctx: carrying, conn: p, root: t.Root}
 	c := p.carrier
 	c.mu.Lock()
+	if !p.Legacy() {
+		at.early = p.ahead(at)
+	}
 	c.at = at
 	c.mu.Unlock()
 	job := rsync.Job{Source: t.Source, Files: t.Files, Whole: t.Whole}
@@ -247,8 +259,10 @@ func (p *connection) Push(ctx context.Context, t Transfer) error {
 	}
 	_, err := c.Rsync.Run(ctx, job)
 	c.mu.Lock()
-	c.at = nil
+	early := at.early // nobody took it
+	c.at, at.early = nil, nil
 	c.mu.Unlock()
+	early.end()
 	if err == nil && !p.Legacy() {
 		end()
 	} else {
@@ -260,6 +274,7 @@ func (p *connection) Push(ctx context.Context, t Transfer) error {
 	if err == nil && p.Legacy() {
 		return at.err // Nobody ended it, so its own exit status counts.
 	} else if err == nil {
+		p.words[t.Root] = at.args
 		return nil
 	}
 	if at.err != nil && !errors.Is(at.err, context.Canceled) {

@@ -86,6 +86,7 @@ type round struct {
 	cfg    Config
 	say    func(string)
 	trees  []*scan.Tree
+	known  []bool // the tree's manifest is whole
 	agree  string // the peer's $exclude that the trees were made with
 	stages map[string]*snapshot.Stage
 }
@@ -120,6 +121,9 @@ func (r *round) do(ctx context.Context, w work) (res result) {
 	if w.peer.Legacy() {
 		res.err = r.legacy(ctx, w, &res)
 		return res
+	}
+	if slices.Contains(r.known, false) { // What is not known must not be taken for removed.
+		w.full, res.full = true, true
 	}
 	var parts []*part
 	for i := range w.roots {
@@ -181,13 +185,13 @@ func (r *round) fileSet(h peer.Hello) error {
 	if err != nil {
 		return err
 	}
-	r.trees, r.agree = nil, h.Exclude
+	r.trees, r.known, r.agree = nil, make([]bool, len(r.cfg.Roots)), h.Exclude
 	for _, root := range r.cfg.Roots {
 		set := fileset.New(ours, theirs, temp)
 		if root.Only != "" {
 			set = fileset.Only(root.Only)
 		}
-		r.trees = append(r.trees, scan.New(scan.Root{Name: root.Name, Dir: root.Dir, Set: set}))
+		r.trees = append(r.trees, scan.New(scan.Root{Name: root.Name, Dir: root.Dir, Set: set, Anchor: root.anchor()}))
 	}
 	return nil
 }
@@ -210,7 +214,8 @@ type part struct {
 	refused    map[string]string // by the peer: removals and reads, with the reason
 	sent       []string
 	gone       []peer.Removal
-	said       error // of rsync
+	going      map[string]bool // the same
+	said       error           // of rsync
 	digest     manifest.Digest
 	changes    map[string]manifest.Change
 	repairs    map[string]bool
@@ -229,7 +234,7 @@ func (r *round) look(ctx context.Context, i int, w work) (*part, error) {
 		p.except[path] = true
 	}
 	report, err := p.see(ctx, w, slices.Concat(rw.ready, rw.overdue))
-	if err != nil {
+	if r.known[i] = err == nil; err != nil {
 		return nil, err
 	}
 	for _, path := range report.Changed {
@@ -250,13 +255,11 @@ func (r *round) look(ctx context.Context, i int, w work) (*part, error) {
 }
 
 // see has the tree looked at: all of it, or paths. What was seen counts only if
-// the tree was all there before and afterwards.
+// the tree was there all the time.
 func (p *part) see(ctx context.Context, w work, paths []string) (report scan.Report, err error) {
 	all := w.full
-	for range 3 {
-		if !p.whole(ctx) {
-			break
-		}
+	var earlier []string
+	for began := time.Now(); ; {
 		if all {
 			p.remember(".")
 			report, err = p.tree.Scan(ctx, w.read)
@@ -266,22 +269,25 @@ func (p *part) see(ctx context.Context, w work, paths []string) (report scan.Rep
 			}
 			report, err = p.tree.Look(ctx, paths)
 		}
-		_, known := p.tree.Manifest().Get(anchor)
+		report.Changed = append(report.Changed, earlier...)
 		switch {
 		case ctx.Err() != nil:
 			return report, ctx.Err()
-		case err != nil:
-			return report, &Trouble{fmt.Sprintf("%s cannot be read: %v", p.Dir, err), "nothing is sent until it is there again: is a disk not mounted?"}
-		case p.Name != peer.ConfigRoot, known && p.anchored():
+		case err == nil:
 			return report, nil
+		case !errors.Is(err, scan.ErrAnchor):
+			return report, &Trouble{fmt.Sprintf("%s cannot be read: %v", p.Dir, err), mounted}
+		case time.Since(began) > anchorWait:
+			return report, noAnchor(p.Dir)
 		}
-		all = true // It went and came: what was seen is not what is there.
+		all, earlier = true, report.Changed
+		time.Sleep(anchorWait / 20)
 	}
-	if ctx.Err() != nil {
-		return report, ctx.Err()
-	}
-	return report, &Trouble{p.Dir + " has no " + anchor, "nothing is sent until it is there again: is a disk not mounted?"}
 }
+
+const mounted = "nothing is sent until it is there again: is a disk not mounted?"
+
+func noAnchor(dir string) error { return &Trouble{dir + " has no " + anchor, mounted} }
 
 // anchor is the file without which a tree is not Skudonet's configuration, but
 // an empty mount point. Skudonet itself replaces it, which takes a moment.
@@ -291,19 +297,25 @@ const (
 )
 
 // whole waits for the anchor, for a moment.
-func (p *part) whole(ctx context.Context) bool {
-	for began := time.Now(); p.Name == peer.ConfigRoot && !p.anchored(); {
-		if time.Since(began) > anchorWait || ctx.Err() != nil {
+func whole(ctx context.Context, root Root) bool {
+	for began := time.Now(); root.anchor() != ""; time.Sleep(anchorWait / 20) {
+		info, err := os.Stat(path.Join(root.Dir, anchor))
+		switch {
+		case err == nil && info.Mode().IsRegular():
+			return true
+		case time.Since(began) > anchorWait || ctx.Err() != nil:
 			return false
 		}
-		time.Sleep(anchorWait / 20)
 	}
 	return true
 }
 
-func (p *part) anchored() bool {
-	info, err := os.Stat(path.Join(p.Dir, anchor))
-	return err == nil && info.Mode().IsRegular()
+// anchor is the root's, if it has one.
+func (r Root) anchor() string {
+	if r.Name == peer.ConfigRoot {
+		return anchor
+	}
+	return ""
 }
 
 func (p *part) remember(path string) {
@@ -417,7 +429,7 @@ const maxExceptions = 200
 // push sends what is wanted.
 func (r *round) push(ctx context.Context, to Peer, p *part, res *result) error {
 	names := slices.Sorted(maps.Keys(p.wanted))
-	p.sent, p.gone, p.said = nil, nil, nil
+	p.sent, p.gone, p.going, p.said = nil, nil, map[string]bool{}, nil
 	var files []string
 	for _, path := range names {
 		if e, ok := p.tree.Manifest().Get(path); ok {
@@ -456,9 +468,11 @@ func (r *round) push(ctx context.Context, to Peer, p *part, res *result) error {
 		}
 		p.sent = append(p.sent, batch...)
 	}
-	for _, stage := range r.stages {
-		if err := stage.Clear(); err != nil {
-			return err
+	if total > 0 {
+		for _, stage := range r.stages {
+			if err := stage.Clear(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -466,11 +480,10 @@ func (r *round) push(ctx context.Context, to Peer, p *part, res *result) error {
 
 // remove has a path removed there that is not here.
 func (p *part) remove(path string) {
-	for _, g := range p.gone {
-		if string(g.Path) == path {
-			return
-		}
+	if p.going[path] {
+		return
 	}
+	p.going[path] = true
 	kind := p.before[path].Kind
 	if kind == 0 {
 		kind = manifest.File // It came and went between two looks.
@@ -755,7 +768,7 @@ func (p *part) result(res *result, out *rootResult) {
 	out.left = p.left
 	out.failed = append(p.unreadable, p.failed...)
 	out.digest, out.entries, out.trouble = p.digest, p.tree.Manifest().Len(), p.trouble
-	if res.err != nil {
+	if res.err != nil || p.trouble != nil {
 		return
 	}
 	for _, path := range slices.Sorted(maps.Keys(p.changes)) {
@@ -775,8 +788,8 @@ func (r *round) legacy(ctx context.Context, w work, res *result) error {
 		if !w.full && len(rw.ready)+len(rw.overdue) == 0 {
 			continue
 		}
-		if p := (&part{Root: root}); !p.whole(ctx) {
-			return &Trouble{p.Dir + " has no " + anchor, "nothing is sent until it is there again: is a disk not mounted?"}
+		if !whole(ctx, root) {
+			return noAnchor(root.Dir)
 		}
 		r.say("sending everything below " + root.Dir)
 		t := Transfer{Root: root.Name, Source: root.Dir, Whole: true, Set: r.trees[i].Root().Set}

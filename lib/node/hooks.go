@@ -40,11 +40,17 @@ func (n *Node) prepareHooks(before vrouter.Record) {
 // RunStartHook starts Skudonet and the replicator, unless the process before
 // has done that since the promotion.
 func (n *Node) RunStartHook() {
-	n.fileLane.do(func() { // where a stop hook that is wanted before was wanted before
+	n.afterOthers(func() { // where a stop hook that is wanted before was wanted before
 		if !n.hasStarted() {
 			n.transitions.Want(hook.Start)
 		}
 	})
+}
+
+// afterOthers does f when the addresses are as asked before, and the status file
+// says what a hook may ask it.
+func (n *Node) afterOthers(f func()) {
+	n.netLane.do(func() { n.fileLane.do(f) })
 }
 
 // hasStarted tells whether the start hook was the last to end, and ended well.
@@ -57,10 +63,7 @@ func (n *Node) hasStarted() bool {
 // RunStopHook stops them.
 func (n *Node) RunStopHook() { n.runHook(n.transitions, hook.Stop) }
 
-// runHook wants a hook once the status file says what the hook may ask it.
-func (n *Node) runHook(r *hook.Runner, k hook.Kind) {
-	n.fileLane.do(func() { r.Want(k) })
-}
+func (n *Node) runHook(r *hook.Runner, k hook.Kind) { n.afterOthers(func() { r.Want(k) }) }
 
 // Idle tells whether no hook runs and nothing waits to be done, so that another
 // process can follow.

@@ -535,7 +535,8 @@ func (n *Node) Save(l vrouter.Lasting) {
 // Close ends what a stopped service leaves: the hooks have had their time, the
 // guard goes if nothing is left to guard, the status file is removed.
 func (n *Node) Close(ctx context.Context) {
-	n.fileLane.waitFor(ctx) // it is what starts hooks
+	n.netLane.waitFor(ctx) // which queues hooks in the next, which starts them
+	n.fileLane.waitFor(ctx)
 	if err := n.transitions.Wait(ctx); err != nil {
 		n.log.Warn("the stop hook is still running; it is ended")
 	}

@@ -11,6 +11,7 @@ package scan
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,7 +28,11 @@ import (
 type Root struct {
 	Name, Dir string
 	Set       *fileset.Set
+	Anchor    string // if set, a file in Dir without which Dir is not the tree, but perhaps an empty mount point
 }
+
+// ErrAnchor is a directory in which the root's Anchor is missing.
+var ErrAnchor = errors.New("not the tree")
 
 // Tree is a Root with its manifest, and remembers of every file what tells
 // whether it must be read again. It is not for concurrent use.
@@ -87,7 +92,9 @@ func (t *Tree) Manifest() *manifest.Manifest { return t.manifest }
 // Scan walks the whole tree and reads the files that may have changed, or every
 // file if full. There is an error only if the root's directory cannot be read
 // or vanishes (the manifest then keeps what it knew), or if ctx ends: the Report
-// then tells what was changed so far, and nothing was removed.
+// then tells what was changed so far, and nothing was removed. Or it wraps
+// ErrAnchor: with an empty Report nothing was looked at, else it went meanwhile
+// and the manifest may lack what is there.
 func (t *Tree) Scan(ctx context.Context, full bool) (Report, error) {
 	return t.look(ctx, []string{"."}, full)
 }
@@ -140,6 +147,9 @@ func (t *Tree) look(ctx context.Context, paths []string, read bool) (Report, err
 		return Report{}, err
 	}
 	defer unix.Close(l.fd)
+	if err := l.anchored(); err != nil {
+		return Report{}, err
+	}
 	before := t.walk
 	for _, path := range withoutBelow(paths) {
 		if err := manifest.CheckPath(path); err != nil {
@@ -157,8 +167,18 @@ func (t *Tree) look(ctx context.Context, paths []string, read bool) (Report, err
 	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", t.root.Dir, err)
+	} else {
+		err = l.anchored() // also of the directory that was looked at, whatever has its name by now
 	}
 	return l.r.inOrder(), err
+}
+
+func (l *look) anchored() error {
+	var st unix.Stat_t
+	if l.root.Anchor == "" || unix.Fstatat(l.fd, l.root.Anchor, &st, 0) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+		return nil
+	}
+	return fmt.Errorf("%s has no %s: %w", l.root.Dir, l.root.Anchor, ErrAnchor)
 }
 
 // inOrder is r sorted, with everything said once.

@@ -476,6 +476,31 @@ func TestRootGone(tt *testing.T) {
 	t.scan()("d", "d/f")
 }
 
+func TestAnchor(tt *testing.T) {
+	dir := tt.TempDir()
+	t := &tree{tt, New(Root{Name: "config", Dir: dir, Set: fileset.New(), Anchor: "global.conf"}), dir}
+	t.write("f", "1")
+	r, err := t.Scan(tt.Context(), false)
+	if !errors.Is(err, ErrAnchor) || len(r.Changed) > 0 || t.Manifest().Len() > 0 {
+		tt.Errorf("%v, %v", r, err)
+	}
+	t.must(os.Mkdir(t.path("global.conf"), 0o755))
+	if _, err := t.Scan(tt.Context(), false); !errors.Is(err, ErrAnchor) {
+		tt.Error(err)
+	}
+	t.must(os.Remove(t.path("global.conf")))
+	t.write("global.conf", "")
+	t.scan()(".", "f", "global.conf")
+	t.must(os.Remove(t.path("f")))
+	t.must(os.Remove(t.path("global.conf")))
+	if _, err := t.Look(tt.Context(), []string{"f"}); !errors.Is(err, ErrAnchor) {
+		tt.Error(err)
+	}
+	if _, ok := t.Manifest().Get("f"); !ok {
+		tt.Error("what is not the tree was looked at")
+	}
+}
+
 func TestContextEnds(tt *testing.T) {
 	t := newTree(tt, fileset.New())
 	t.write("f", "")
