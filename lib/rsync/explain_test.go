@@ -124,7 +124,7 @@ func TestExplainRealFailures(t *testing.T) {
 		"sh":            []byte("#!/bin/sh\nshift\nexec \"$@\"\n"),
 		"none":          []byte("#!/bin/sh\nexec sh -c 'rsync-is-not-here --server'\n"),
 		"noisy":         []byte("#!/bin/sh\necho Welcome to this machine\nshift\nexec \"$@\"\n"),
-		"kill":          []byte("#!/bin/sh\nkill -9 $$\n"),
+		"kill":          []byte("#!/bin/sh\nhead -c 4 >/dev/null\nkill -9 $$\n"),
 		"silent":        []byte("#!/bin/sh\nexec sleep 3\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o755); err != nil {

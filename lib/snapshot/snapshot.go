@@ -90,9 +90,9 @@ func (s *Stage) empty() error {
 }
 
 // Copy puts path of the directory root into the stage, in place of an earlier
-// copy, together with the directories above it: mode, owner and mtime alike. Of
-// a directory it makes just that, without what is in it. No symlink is
-// followed. The entry is what lies in the stage.
+// copy, together with the directories above it: mode and owner alike, and the
+// mtime of what is no directory. Of a directory it makes just that, without what
+// is in it. No symlink is followed. The entry is what lies in the stage.
 //
 // The error wraps ErrBusy while a file is open for writing, unless patient is
 // false: then it copies what there is, at most as much as the file had when
@@ -126,7 +126,7 @@ func (s *Stage) copy(root, path string, patient bool) (e manifest.Entry, err err
 	defer unix.Close(stage)
 
 	// Down both trees at the same time. When the copy is in its place, the
-	// directories get their attributes: it changed their mtime.
+	// directories get their attributes.
 	above := places{}
 	defer above.close()
 	to, err := above.down(stage, tree, from)
@@ -298,6 +298,7 @@ type place struct {
 	name string
 	st   unix.Stat_t // of the one that it is like
 	fd   int
+	same bool // it is like it already
 }
 
 // down makes and opens the directory name, which is to be like the directory
@@ -314,6 +315,10 @@ func (p *places) down(at int, name string, from int) (int, error) {
 	if err != nil {
 		return -1, ours(err)
 	}
+	var st unix.Stat_t
+	if unix.Fstat(next.fd, &st) == nil {
+		next.same = st.Mode == next.st.Mode && st.Uid == next.st.Uid && st.Gid == next.st.Gid
+	}
 	*p = append(*p, next)
 	return next.fd, nil
 }
@@ -321,6 +326,9 @@ func (p *places) down(at int, name string, from int) (int, error) {
 // attributes sets those of all places, the deepest first.
 func (p places) attributes() error {
 	for i := len(p) - 1; i >= 0; i-- {
+		if p[i].same {
+			continue
+		}
 		if err := attributes(p[i].at, p[i].name, &p[i].st); err != nil {
 			return ours(err)
 		}
