@@ -85,7 +85,7 @@ func serve(c *cli.Context) error {
 		return err
 	}
 	defer pid.Close()
-	defer os.Remove(pid.Name())
+	defer os.Truncate(pid.Name(), 0) // not removed: another one may wait for its lock
 	file := logfile.Open(cfg.ReplicatorLog, terminalOrNil())
 	defer file.Flush(time.Second)
 	d.log = file.Logger()
@@ -237,7 +237,7 @@ func (d *service) publish(troubles *trouble.List) func(status.Replicator) {
 	return func(r status.Replicator) {
 		r.PID = os.Getpid()
 		troubles.Check("state", "skd-inotify status shows old news: ", r.WriteFile(path))
-		go daemon.SdNotify(false, "STATUS="+r.State)
+		daemon.SdNotify(false, "STATUS="+r.State)
 	}
 }
 
@@ -281,6 +281,10 @@ func (d *service) wait(ctx context.Context, call *control.Call) {
 		err = d.engine.Flush(ctx)
 	} else {
 		err = d.engine.Sync(ctx, func(words string) { call.Reply(control.Reply{Text: words}) })
+	}
+	if errors.Is(err, mirror.ErrNotCompared) {
+		call.Reply(control.Reply{Text: err.Error(), Done: true})
+		return
 	}
 	if err != nil {
 		call.Reply(control.Reply{Text: "not in step with " + d.conf.RemoteIP.String() + ": " + err.Error(), Exit: exitFailed, Done: true})

@@ -169,6 +169,7 @@ func (p *connection) begin(ctx context.Context) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, peer.ErrAbsent):
+		defer context.AfterFunc(limited, func() { session.Close() })()
 		exit, werr := session.Wait()
 		if werr != nil {
 			return werr
@@ -263,9 +264,12 @@ func (p *connection) Push(ctx context.Context, t Transfer) error {
 	c.at, at.early = nil, nil
 	c.mu.Unlock()
 	early.end()
-	if err == nil && !p.Legacy() {
+	switch {
+	case err == nil && !p.Legacy():
 		end()
-	} else {
+	case err == nil:
+		defer time.AfterFunc(beginLimit, end).Stop()
+	default:
 		defer time.AfterFunc(farewell, end).Stop()
 	}
 	at.calls.Wait()

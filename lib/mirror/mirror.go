@@ -211,7 +211,7 @@ func (e *Engine) wait(ctx context.Context, w *waiter) error {
 		case err := <-w.answer:
 			return err
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-tick.C:
 			e.mu.Lock()
 			words := e.said.words
@@ -419,9 +419,6 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 	w := e.gather(now, hurry)
 	if w.empty() && !w.full {
 		e.answer(func(w *waiter) bool { return !w.full && e.flushed() }, e.verdict(e.failures()))
-		if hurry { // Something is still being written.
-			return 10 * time.Millisecond
-		}
 		return max(time.Millisecond, e.due(now)-now)
 	}
 	for _, waiter := range e.waiters {
@@ -483,7 +480,9 @@ func (e *Engine) gather(now time.Duration, hurry bool) work {
 		if r.retry > 0 && (now >= r.retry || hurry || w.full) {
 			clear(r.parked)
 			r.retry = 0
-			for p := range r.forced {
+		}
+		for p := range r.forced { // What is sent is looked at before.
+			if _, waits := r.parked[p]; !waits && !slices.Contains(rw.overdue, p) {
 				rw.ready = append(rw.ready, p)
 			}
 		}
@@ -506,14 +505,14 @@ func (e *Engine) settled() bool {
 	return !e.full && e.running == nil
 }
 
-// flushed tells whether nothing is on its way: what is left waits for a retry.
+// sent tells whether what is not confirmed waits for a retry, and for nothing else.
+func (e *Engine) sent() bool {
+	return !slices.ContainsFunc(e.roots, func(r *root) bool { return len(r.forced) > len(r.parked) })
+}
+
+// flushed tells whether nothing is on its way either.
 func (e *Engine) flushed() bool {
-	for _, r := range e.roots {
-		if r.settler.Len() > 0 || len(r.forced) > len(r.parked) {
-			return false
-		}
-	}
-	return !e.full && e.running == nil
+	return e.sent() && !e.full && e.running == nil && !slices.ContainsFunc(e.roots, func(r *root) bool { return r.settler.Len() > 0 })
 }
 
 // failures are the paths that wait for a retry, in words.
@@ -542,12 +541,16 @@ func (e *Engine) finished(r result) {
 	}
 	e.retryAt, e.delay = 0, 0
 	e.cfg.Troubles.Clear("round")
-	e.verify = now + e.interval(r)
-	e.fresh = e.fresh && !r.full
+	if at := now + e.interval(r); r.full || e.verify == 0 || at < e.verify {
+		e.verify = at
+	}
+	e.fresh = e.fresh && !(r.full && r.peer == e.peer)
 	failed := append(e.troubled(now, r), e.keep(now, r)...)
 	e.report(r)
 	for i := range r.roots {
-		e.noteRoot(i, r.roots[i])
+		if !e.state.Peer.Weak && r.roots[i].trouble == nil {
+			e.noteRoot(i, r.roots[i])
+		}
 	}
 	if !slices.ContainsFunc(e.roots, func(r *root) bool { return len(r.forced) > 0 || r.away }) {
 		e.sending = status.Moment{}
@@ -558,7 +561,7 @@ func (e *Engine) finished(r result) {
 		e.sending = status.Now()
 	}
 	e.answer(func(w *waiter) bool {
-		return w.started && (w.full || e.flushed())
+		return w.started && (w.full && e.sent() || e.flushed())
 	}, e.verdict(failed))
 }
 
@@ -579,6 +582,11 @@ func (e *Engine) broken(now time.Duration, r result) {
 	e.delay = min(max(2*e.delay, retryMin), roundMax)
 	e.retryAt = now + e.delay
 	e.compare(false)
+	for _, w := range e.waiters {
+		if w.full && e.peer != r.peer { // The next connection's round is theirs.
+			w.started = false
+		}
+	}
 	select {
 	case <-r.peer.Done(): // The connection's end says more.
 		return
@@ -646,11 +654,18 @@ func (e *Engine) keep(now time.Duration, r result) (failed []string) {
 }
 
 func (e *Engine) verdict(failed []string) error {
-	if len(failed) == 0 {
-		return nil
+	switch {
+	case len(failed) > 0:
+		return errors.New(sentence(failed))
+	case e.state.Peer.Weak:
+		return ErrNotCompared
 	}
-	return errors.New(sentence(failed))
+	return nil
 }
+
+// ErrNotCompared is what Sync and Flush return when everything was sent to a peer
+// that cannot compare.
+var ErrNotCompared = errors.New("everything was sent, but not compared: the peer has no skd-inotify")
 
 func (e *Engine) noteRoot(i int, r rootResult) {
 	for len(e.state.Roots) <= i {

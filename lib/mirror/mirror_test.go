@@ -645,3 +645,62 @@ func TestABrokenRoundIsTriedAgain(t *testing.T) {
 		}
 	})
 }
+
+func TestComparisonsAreNotPutOffByChanges(t *testing.T) {
+	play(t, nil, func(w *world) {
+		w.must(os.WriteFile(filepath.Join(w.ours, "missed"), []byte("1"), 0o644)) // without an event
+		for i := range 6 {
+			w.write("busy", fmt.Sprint(i))
+			w.pass(time.Minute)
+		}
+		if content(t, w.theirs)["/missed"] != "1" {
+			t.Error("not compared within $verify_interval")
+		}
+	})
+}
+
+func TestSyncWaitsForAFileBeingWritten(t *testing.T) {
+	play(t, nil, func(w *world) {
+		f, err := os.Create(filepath.Join(w.ours, "slow"))
+		w.must(err)
+		fmt.Fprint(f, "half")
+		w.engine.Changed(tree.Event{Path: "slow"})
+		answer := make(chan error, 1)
+		go func() { answer <- w.engine.Sync(w.t.Context(), func(string) {}) }()
+		w.pass(time.Second)
+		select {
+		case err := <-answer:
+			t.Errorf("in step with a file that was not sent: %v", err)
+		default:
+		}
+		fmt.Fprint(f, " and whole")
+		w.must(f.Close())
+		w.engine.Changed(tree.Event{Path: "slow"})
+		w.pass(time.Second)
+		select {
+		case err := <-answer:
+			w.must(err)
+		default:
+			t.Error("no answer")
+		}
+		w.same()
+	})
+}
+
+func TestWhatIsBelowAnUncomparedDirectoryIsNotCalledReplicated(t *testing.T) {
+	play(t, nil, func(w *world) {
+		w.refuse = func(path string) error { return map[string]error{"d": errors.New("operation not permitted")}[path] }
+		w.must(os.Mkdir(filepath.Join(w.ours, "d"), 0o700))
+		w.engine.Changed(tree.Event{Path: "d"})
+		w.pass(100 * time.Millisecond)
+		w.refuse = func(string) error { return errors.New("operation not permitted") }
+		w.write("d/x", "1")
+		w.pass(100 * time.Millisecond)
+		if w.said("replicated") != 0 {
+			t.Error("said to be replicated")
+		}
+		w.refuse = nil
+		w.pass(2 * time.Minute)
+		w.same()
+	})
+}

@@ -115,18 +115,21 @@ const attempts = 2
 func (r *round) do(ctx context.Context, w work) (res result) {
 	res.peer, res.full, res.fresh, res.roots = w.peer, w.full, w.fresh, make([]rootResult, len(w.roots))
 	defer func() { res.took = time.Since(w.began) }()
-	if res.err = r.fileSet(w.peer.Hello()); res.err != nil {
+	defer func() {
+		if res.err != nil { // What the manifests say may not have been seen to the end.
+			clear(r.known)
+		}
+	}()
+	if res.err = r.fileSet(w.peer.Hello(), w.fresh); res.err != nil {
 		return res
 	}
 	if w.peer.Legacy() {
 		res.err = r.legacy(ctx, w, &res)
 		return res
 	}
-	if slices.Contains(r.known, false) { // What is not known must not be taken for removed.
-		w.full, res.full = true, true
-	}
 	var parts []*part
 	for i := range w.roots {
+		whole := r.known[i]
 		p, err := r.look(ctx, i, w)
 		var t *Trouble
 		if errors.As(err, &t) {
@@ -135,6 +138,9 @@ func (r *round) do(ctx context.Context, w work) (res result) {
 		} else if err != nil {
 			res.err = err
 			return res
+		}
+		if !whole { // What was not known must not be taken for removed.
+			w.full, res.full = true, true
 		}
 		parts = append(parts, p)
 		res.special = append(res.special, p.special...)
@@ -168,24 +174,37 @@ func (r *round) do(ctx context.Context, w work) (res result) {
 	return res
 }
 
-// fileSet makes the trees anew if the peer leaves out other files than before.
-func (r *round) fileSet(h peer.Hello) error {
-	if r.trees != nil && r.agree == h.Exclude {
+// fileSet makes the trees anew if other files are left out than before. The files
+// that the lists name are read at each new connection, as the peer does.
+func (r *round) fileSet(h peer.Hello, fresh bool) error {
+	if r.trees != nil && !fresh {
 		return nil
 	}
-	ours, _, err := fileset.ParseList(r.cfg.Exclude, readFile)
+	var agree strings.Builder
+	reading := func(read func(string) ([]byte, error)) func(string) ([]byte, error) {
+		return func(path string) ([]byte, error) {
+			text, err := read(path)
+			fmt.Fprintf(&agree, "%q", text)
+			return text, err
+		}
+	}
+	fmt.Fprintf(&agree, "%q", h.Exclude)
+	ours, _, err := fileset.ParseList(r.cfg.Exclude, reading(os.ReadFile))
 	if err != nil {
 		return &Trouble{"$exclude: " + err.Error(), "correct it in skudonet-cluster.conf"}
 	}
-	theirs, _, err := fileset.ParseList(h.Exclude, h.ReadFile)
+	theirs, _, err := fileset.ParseList(h.Exclude, reading(h.ReadFile))
 	if err != nil {
 		return &Trouble{"$exclude of the peer: " + err.Error(), "correct it in the peer's skudonet-cluster.conf"}
+	}
+	if r.trees != nil && r.agree == agree.String() {
+		return nil
 	}
 	temp, _, err := fileset.ParseList(peer.TempRule, nil)
 	if err != nil {
 		return err
 	}
-	r.trees, r.known, r.agree = nil, make([]bool, len(r.cfg.Roots)), h.Exclude
+	r.trees, r.known, r.agree = nil, make([]bool, len(r.cfg.Roots)), agree.String()
 	for _, root := range r.cfg.Roots {
 		set := fileset.New(ours, theirs, temp)
 		if root.Only != "" {
@@ -233,20 +252,20 @@ func (r *round) look(ctx context.Context, i int, w work) (*part, error) {
 	for _, path := range rw.leave {
 		p.except[path] = true
 	}
-	report, err := p.see(ctx, w, slices.Concat(rw.ready, rw.overdue))
+	report, err := p.see(ctx, w, r.known[i], slices.Concat(rw.ready, rw.overdue))
 	if r.known[i] = err == nil; err != nil {
 		return nil, err
 	}
 	for _, path := range report.Changed {
 		p.wanted[path] = true
 	}
-	for path := range rw.forced {
-		if !p.except[path] {
-			p.wanted[path] = true
-		}
-	}
 	for _, u := range report.Unreadable {
 		p.skip(u.Path, u.Err)
+	}
+	for path := range rw.forced {
+		if !p.excepted(path) {
+			p.wanted[path] = true
+		}
 	}
 	for _, s := range report.Special {
 		p.special = append(p.special, fmt.Sprintf("%s (%v)", name(path.Join(p.Dir, s.Path)), s.Err))
@@ -256,8 +275,8 @@ func (r *round) look(ctx context.Context, i int, w work) (*part, error) {
 
 // see has the tree looked at: all of it, or paths. What was seen counts only if
 // the tree was there all the time.
-func (p *part) see(ctx context.Context, w work, paths []string) (report scan.Report, err error) {
-	all := w.full
+func (p *part) see(ctx context.Context, w work, known bool, paths []string) (report scan.Report, err error) {
+	all := w.full || !known
 	var earlier []string
 	for began := time.Now(); ; {
 		if all {
@@ -349,7 +368,7 @@ func (r *round) compare(ctx context.Context, w work, parts []*part) error {
 		}
 		p.refuse(a.Problems)
 		p.digest = p.own()
-		if a.Digest == p.digest {
+		if p.equal(a) {
 			clear(p.wanted)
 			for path := range p.before {
 				delete(p.before, path)
@@ -401,13 +420,21 @@ func (p *part) excepted(path string) bool {
 	}
 }
 
-func (p *part) own() manifest.Digest { return p.tree.Manifest().DigestExcept(p.exceptions()) }
+func (p *part) own() manifest.Digest {
+	list, _ := p.exceptions()
+	return p.tree.Manifest().DigestExcept(list)
+}
+
+func (p *part) equal(a peer.RootDigest) bool {
+	_, wide := p.exceptions()
+	return a.Digest == p.digest && !wide
+}
 
 // exceptions are the paths that are not compared, or, if they are very many, their
-// directories.
-func (p *part) exceptions() []string {
+// directories: then an equal digest says too little.
+func (p *part) exceptions() (paths []string, wide bool) {
 	list := p.except
-	for {
+	for ; ; wide = true {
 		named := map[string]bool{}
 		for path := range list {
 			if manifest.CheckPath(path) == nil { // else it is in no manifest
@@ -415,7 +442,7 @@ func (p *part) exceptions() []string {
 			}
 		}
 		if len(named) <= maxExceptions {
-			return slices.Sorted(maps.Keys(named))
+			return slices.Sorted(maps.Keys(named)), wide
 		}
 		list = map[string]bool{}
 		for path := range named {
@@ -435,7 +462,7 @@ func (r *round) push(ctx context.Context, to Peer, p *part, res *result) error {
 		if e, ok := p.tree.Manifest().Get(path); ok {
 			files = append(files, path)
 			p.note(path, &e)
-		} else {
+		} else if !p.excepted(path) {
 			p.remove(path)
 		}
 	}
@@ -537,8 +564,11 @@ func (r *round) batch(ctx context.Context, p *part, files []string) (source stri
 			r.cfg.Troubles.Clear("stage")
 			return stage.Dir(), batch, rest, nil
 		}
+		var lost *treeError
 		if ctx.Err() != nil {
 			return "", nil, nil, ctx.Err()
+		} else if errors.As(err, &lost) {
+			return "", nil, nil, err
 		}
 		if stage != nil {
 			stage.Clear()
@@ -630,15 +660,23 @@ func (r *round) copy(ctx context.Context, stage *snapshot.Stage, p *part, files 
 	return batch, nil, nil
 }
 
+// treeError is an error of the tree itself, in the middle of a round.
+type treeError struct{ error }
+
+func (t *treeError) Unwrap() error { return t.error }
+
 // vanished looks again at what was there a moment ago.
 func (p *part) vanished(ctx context.Context, path string) error {
 	p.remember(path)
 	report, err := p.tree.Look(ctx, []string{path})
 	if err != nil {
-		return err
+		return &treeError{err}
+	}
+	for _, u := range report.Unreadable {
+		p.skip(u.Path, u.Err)
 	}
 	for _, changed := range report.Changed {
-		if _, ok := p.tree.Manifest().Get(changed); !ok {
+		if _, ok := p.tree.Manifest().Get(changed); !ok && !p.excepted(changed) {
 			p.remove(changed)
 		}
 	}
@@ -660,7 +698,7 @@ func (r *round) verify(ctx context.Context, with Peer, parts []*part, try int, r
 		res.partial = res.partial || !a.Walked
 		p.refuse(a.Problems)
 		p.digest = p.own()
-		if a.Digest == p.digest {
+		if p.equal(a) {
 			clear(p.wanted)
 			continue
 		}
@@ -682,6 +720,9 @@ func (r *round) verify(ctx context.Context, with Peer, parts []*part, try int, r
 // fail says why a path is not the same on the peer.
 func (p *part) fail(path string) {
 	words := "is different on the peer after it was sent; something there changes it"
+	if p.excepted(path) {
+		words = "not compared, because a directory above it is not the same"
+	}
 	if why, ok := p.refused[path]; ok {
 		words = why
 	} else if p.said != nil {
@@ -691,6 +732,7 @@ func (p *part) fail(path string) {
 		}
 	}
 	p.failed = append(p.failed, failure{path, words})
+	p.except[path] = true
 	delete(p.changes, path)
 }
 
@@ -731,8 +773,9 @@ func askDigest(ctx context.Context, p Peer, q peer.DigestRequest, d time.Duratio
 // request asks for all digests, and to look again at what was sent.
 func (r *round) request(parts []*part, full, read bool) (req peer.DigestRequest) {
 	for _, p := range parts {
+		except, _ := p.exceptions()
 		look := peer.Look{Root: p.Name, Full: full, Read: read, Paths: peerNames(p.sent), Remove: p.gone,
-			Except: peerNames(p.exceptions())}
+			Except: peerNames(except)}
 		req.Roots = append(req.Roots, look)
 	}
 	return req
@@ -764,6 +807,11 @@ func (p *part) answer(answers []peer.RootDigest) (peer.RootDigest, bool) {
 
 // result hands over what the engine has to know.
 func (p *part) result(res *result, out *rootResult) {
+	for path := range p.changes {
+		if !p.except[path] && p.excepted(path) { // sent, but below what was not compared
+			p.fail(path)
+		}
+	}
 	out.busy = slices.Sorted(maps.Keys(p.busy))
 	out.left = p.left
 	out.failed = append(p.unreadable, p.failed...)
@@ -783,26 +831,35 @@ func (p *part) result(res *result, out *rootResult) {
 
 // legacy has rsync alone do the work.
 func (r *round) legacy(ctx context.Context, w work, res *result) error {
+	var failed []error
 	for i, root := range r.cfg.Roots {
 		rw := w.roots[i]
 		if !w.full && len(rw.ready)+len(rw.overdue) == 0 {
 			continue
 		}
 		if !whole(ctx, root) {
-			return noAnchor(root.Dir)
+			failed = append(failed, noAnchor(root.Dir))
+			continue
 		}
-		r.say("sending everything below " + root.Dir)
 		t := Transfer{Root: root.Name, Source: root.Dir, Whole: true, Set: r.trees[i].Root().Set}
 		if root.Only != "" {
+			if _, err := os.Lstat(path.Join(root.Dir, root.Only)); err != nil {
+				continue
+			}
 			t.Whole, t.Files = false, []string{root.Only}
 		}
+		r.say("sending everything below " + root.Dir)
 		res.runs++
 		if err := w.peer.Push(ctx, t); err != nil {
-			return err
+			failed = append(failed, err)
+			continue
 		}
 		for _, path := range slices.Concat(rw.ready, rw.overdue) {
 			res.changes = append(res.changes, change{root.Name, manifest.Change{Path: path}})
 		}
+	}
+	if len(failed) > 0 {
+		return failed[0] // the tree's, rather than rt_tables'
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -62,8 +61,6 @@ func reason(err error) string {
 func noSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS)
 }
-
-func readFile(path string) ([]byte, error) { return os.ReadFile(path) }
 
 const shownNames = 10
 

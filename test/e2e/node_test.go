@@ -578,6 +578,10 @@ func TestAnnouncements(t *testing.T) {
 
 	// A link other than the cluster's comes back.
 	p.check(p.LB1.Cut(1))
+	p.eventually("that the kernel says so, which may take it a second", func() (bool, string) {
+		state := p.run(p.LB1, "cat", "/sys/class/net/eth1/operstate")
+		return strings.TrimSpace(state) != "up", state
+	})
 	p.run(p.LB1, "rm", lab.TreePath+"/if_eth0:web_conf")
 	p.waitVirtuals(p.LB1, "eth0:1 192.168.77.100", "eth1:db 192.168.177.60") // the daemon has looked since
 	since := time.Now()
