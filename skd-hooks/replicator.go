@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/cmdline"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,7 +36,7 @@ func newReplicator(c *cli.Context) (replicator, error) {
 	place := func(flag string) string {
 		var full string
 		if err == nil {
-			full, err = filepath.Abs(option(c, flag)) // it runs elsewhere
+			full, err = filepath.Abs(cmdline.Option(c, flag)) // it runs elsewhere
 		}
 		return full
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/address"
 	garp "github.com/skudonet/skudonet-ce-cluster/lib/announce"
+	"github.com/skudonet/skudonet-ce-cluster/lib/cmdline"
 	"github.com/skudonet/skudonet-ce-cluster/lib/skudonet"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 )
@@ -56,7 +57,7 @@ func transition(c *cli.Context, steps func(*skudonet.Service, replicator) []step
 			return err
 		}
 		s.Tree, s.Interface, s.Missing = os.DirFS(cl.tree), cl.iface, cl.missing
-		if word, _ := status.Read(option(c, "status-file")); word == status.Backup {
+		if word, _ := status.Read(cmdline.Option(c, "status-file")); word == status.Backup {
 			fmt.Println("this node is backup: until it is master, its virtual addresses stay unheard")
 		}
 	}
@@ -64,7 +65,7 @@ func transition(c *cli.Context, steps func(*skudonet.Service, replicator) []step
 	if err != nil {
 		return err
 	}
-	unlock, err := lock(c.Context, option(c, "run-dir"))
+	unlock, err := lock(c.Context, cmdline.Option(c, "run-dir"))
 	if err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func transition(c *cli.Context, steps func(*skudonet.Service, replicator) []step
 		}
 	}
 	if failed > 0 {
-		return cli.Exit("", exitFailed)
+		return cli.Exit("", cmdline.Failed)
 	}
 	return nil
 }
@@ -135,7 +136,7 @@ func (cl cluster) missing() ([]string, error) {
 // announce sends gratuitous ARP for all virtual addresses. On a backup nobody
 // may hear them, so that is no failure: the node may just have been demoted.
 func announce(c *cli.Context) error {
-	file := option(c, "status-file")
+	file := cmdline.Option(c, "status-file")
 	word, err := status.Read(file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

@@ -11,12 +11,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/cmdline"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
@@ -25,10 +25,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/version"
 )
 
-const (
-	exitFailed = 1
-	exitUsage  = 2 // also a wrong configuration
-)
+const program = "skd-inotify"
 
 const description = `Runs in the foreground, and only while the status file says master. Signals:
 TERM ends it, HUP opens the log anew.
@@ -41,49 +38,22 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "rsh" {
 		os.Exit(rsync.Rsh(os.Args[2:]))
 	}
-	err := app().Run(os.Args)
-	if err == nil {
-		return
-	}
-	if text := err.Error(); text != "" {
-		fmt.Fprintln(os.Stderr, text)
-	}
-	var coded cli.ExitCoder
-	if errors.As(err, &coded) {
-		os.Exit(coded.ExitCode())
-	}
-	os.Exit(exitFailed)
+	cmdline.End(app().Run(os.Args))
 }
 
 func app() *cli.App {
-	// The places may stand before the command and behind it.
-	places := func() []cli.Flag {
-		return []cli.Flag{
-			&cli.StringFlag{Name: "config", Aliases: []string{"c"}, Value: conf.DefaultPath, Usage: "configuration `FILE`"},
-			&cli.StringFlag{Name: "status-file", Value: status.StatusFile, Usage: "`FILE` that says master or backup"},
-			&cli.StringFlag{Name: "run-dir", Value: status.RunDir, Usage: "`DIR` for what a reboot may forget"},
-			&cli.StringFlag{Name: "state-dir", Value: status.StateDir, Usage: "`DIR` for what a reboot must not forget"},
-		}
-	}
-	usage := func(_ *cli.Context, err error, _ bool) error { return usage(err) }
 	command := func(name, text string, run func(*cli.Context) error, flags ...cli.Flag) *cli.Command {
-		return &cli.Command{Name: name, Usage: text, Flags: append(places(), flags...), OnUsageError: usage, HideHelpCommand: true,
-			Action: func(c *cli.Context) error {
-				if c.Args().Present() {
-					return usage(c, fmt.Errorf("%s: %q: want no argument", name, c.Args().First()), true)
-				}
-				return run(c)
-			}}
+		return cmdline.Command(program, name, text, run, flags...)
 	}
 	return &cli.App{
-		Name: "skd-inotify", HelpName: "skd-inotify", Usage: "mirrors the configuration of a Skudonet CE cluster's master to the backup",
+		Name: program, HelpName: program, Usage: "mirrors the configuration of a Skudonet CE cluster's master to the backup",
 		UsageText:   "skd-inotify [-c FILE] [-n] [options]\nskd-inotify [options] status|sync|peer",
 		Description: description, Version: version.Version, HideHelpCommand: true,
-		Flags:        append(places(), &cli.BoolFlag{Name: "check", Aliases: []string{"n"}, Usage: "check the configuration and exit: 0 right, 2 wrong"}),
-		OnUsageError: usage, ExitErrHandler: func(*cli.Context, error) {},
+		Flags:        append(cmdline.Places(cmdline.NoEnv), &cli.BoolFlag{Name: "check", Aliases: []string{"n"}, Usage: "check the configuration and exit: 0 right, 2 wrong"}),
+		OnUsageError: cmdline.OnUsageError(program), ExitErrHandler: cmdline.KeepErrors,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return usage(c, fmt.Errorf("unknown command %q; see skd-inotify --help", c.Args().First()), false)
+				return cmdline.UsageError(program, fmt.Errorf("unknown command %q; see skd-inotify --help", c.Args().First()))
 			}
 			if c.Bool("check") {
 				return check(c.String("config"))
@@ -99,18 +69,6 @@ func app() *cli.App {
 	}
 }
 
-func usage(err error) error { return cli.Exit(fmt.Errorf("skd-inotify: %w", err), exitUsage) }
-
-// option is the value of a flag that may stand before the command or behind it.
-func option(c *cli.Context, name string) string {
-	for _, level := range c.Lineage() {
-		if level.Command != nil && slices.Contains(level.LocalFlagNames(), name) {
-			return level.String(name)
-		}
-	}
-	return c.String(name)
-}
-
 // check reads the configuration as the replicator would.
 func check(path string) error {
 	c, notices, err := conf.Load(path)
@@ -118,14 +76,14 @@ func check(path string) error {
 		fmt.Fprintln(os.Stderr, n)
 	}
 	if err != nil {
-		return cli.Exit(err, exitUsage)
+		return cli.Exit(err, cmdline.Usage)
 	}
 	_, said, err := options(c)
 	for _, text := range said {
 		fmt.Fprintln(os.Stderr, text)
 	}
 	if err != nil {
-		return cli.Exit(err, exitUsage)
+		return cli.Exit(err, cmdline.Usage)
 	}
 	fmt.Println(path + ": the configuration is right")
 	return nil
@@ -133,7 +91,7 @@ func check(path string) error {
 
 // report prints what the files say about replication.
 func report(c *cli.Context) error {
-	r := status.InspectReplication(option(c, "status-file"), option(c, "run-dir"))
+	r := status.InspectReplication(cmdline.Option(c, "status-file"), cmdline.Option(c, "run-dir"))
 	err := error(nil)
 	if c.Bool("json") {
 		out := json.NewEncoder(os.Stdout)
@@ -153,7 +111,7 @@ func synchronize(c *cli.Context) error {
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	terminal := isTerminal(os.Stdout)
-	last, err := control.Do(ctx, filepath.Join(option(c, "run-dir"), control.SocketName), control.Request{Command: "sync"}, func(r control.Reply) {
+	last, err := control.Do(ctx, filepath.Join(cmdline.Option(c, "run-dir"), control.SocketName), control.Request{Command: "sync"}, func(r control.Reply) {
 		if terminal {
 			fmt.Printf("\r\033[K%s", r.Text)
 		}
@@ -163,7 +121,7 @@ func synchronize(c *cli.Context) error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		word, _ := status.Read(option(c, "status-file"))
+		word, _ := status.Read(cmdline.Option(c, "status-file"))
 		switch word {
 		case status.Master:
 			return errors.New("skd-inotify: not running, although this node is master: skd-hooks start")
@@ -185,7 +143,7 @@ func synchronize(c *cli.Context) error {
 // answer serves the master on standard input and output.
 func answer(c *cli.Context) error {
 	return peer.Serve(c.Context, os.Stdin, os.Stdout, peer.Host{
-		ConfigPath: option(c, "config"), StatusFile: option(c, "status-file"), RunDir: option(c, "run-dir"),
+		ConfigPath: cmdline.Option(c, "config"), StatusFile: cmdline.Option(c, "status-file"), RunDir: cmdline.Option(c, "run-dir"),
 	})
 }
 

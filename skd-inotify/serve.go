@@ -19,6 +19,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/cmdline"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
@@ -77,7 +78,7 @@ func serve(c *cli.Context) error {
 		said = append(said, more...)
 	}
 	if err != nil {
-		return cli.Exit(err, exitUsage)
+		return cli.Exit(err, cmdline.Usage)
 	}
 	d.conf = cfg
 	pid, err := d.claim()
@@ -257,7 +258,7 @@ func (d *service) accept(ctx context.Context, l *control.Listener, carrier *mirr
 			case "sync", "flush":
 				d.wait(ctx, call)
 			default:
-				call.Reply(control.Reply{Text: "unknown command " + call.Command, Exit: exitUsage, Done: true})
+				call.Reply(control.Reply{Text: "unknown command " + call.Command, Exit: cmdline.Usage, Done: true})
 				call.Close()
 			}
 		})
@@ -287,7 +288,7 @@ func (d *service) wait(ctx context.Context, call *control.Call) {
 		return
 	}
 	if err != nil {
-		call.Reply(control.Reply{Text: "not in step with " + d.conf.RemoteIP.String() + ": " + err.Error(), Exit: exitFailed, Done: true})
+		call.Reply(control.Reply{Text: "not in step with " + d.conf.RemoteIP.String() + ": " + err.Error(), Exit: cmdline.Failed, Done: true})
 		return
 	}
 	call.Reply(control.Reply{Text: "both nodes have the same configuration", Done: true})

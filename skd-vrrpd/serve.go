@@ -20,6 +20,7 @@ import (
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
+	"github.com/skudonet/skudonet-ce-cluster/lib/cmdline"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
@@ -67,7 +68,7 @@ func serve(path string, places node.Places) error {
 			return nil
 		}
 	} else {
-		err = cli.Exit(err, exitUsage)
+		err = cli.Exit(err, cmdline.Usage)
 	}
 	if !sink.OnStderr() { // where main prints it
 		sayAll(log, err)
