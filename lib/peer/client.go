@@ -59,7 +59,11 @@ func Open(ctx context.Context, in io.Reader, out io.WriteCloser, exclude string)
 	select {
 	case <-began:
 	case <-c.done:
-		return nil, Hello{}, c.Err()
+		select {
+		case <-began: // and ended at once: what it said may tell why
+		default:
+			return nil, Hello{}, c.Err()
+		}
 	case <-ctx.Done():
 		c.fail(ctx.Err())
 		return nil, Hello{}, fmt.Errorf("waiting for skd-inotify peer to begin: %w", context.Cause(ctx))

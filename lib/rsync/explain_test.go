@@ -122,7 +122,7 @@ func TestExplainRealFailures(t *testing.T) {
 	for name, content := range map[string][]byte{
 		"src/sub/x.pem": bytes.Repeat([]byte("0123456789abcdef"), 20000),
 		"sh":            []byte("#!/bin/sh\nshift\nexec \"$@\"\n"),
-		"none":          []byte("#!/bin/sh\nexec sh -c 'rsync-is-not-here --server'\n"),
+		"none":          []byte("#!/bin/sh\nPATH=/nowhere\nrsync --server\n"),
 		"noisy":         []byte("#!/bin/sh\necho Welcome to this machine\nshift\nexec \"$@\"\n"),
 		"kill":          []byte("#!/bin/sh\nhead -c 4 >/dev/null\nkill -9 $$\n"),
 		"silent":        []byte("#!/bin/sh\nexec sleep 3\n"),
