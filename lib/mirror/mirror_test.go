@@ -424,6 +424,26 @@ func TestAFileBeingWrittenHoldsUpNoOther(t *testing.T) {
 	})
 }
 
+func TestAFileThatIsWrittenAndTheSameIsNotSent(t *testing.T) {
+	play(t, nil, func(w *world) {
+		f, err := os.OpenFile(filepath.Join(w.ours, "global.conf"), os.O_WRONLY|os.O_TRUNC, 0)
+		w.must(err)
+		w.engine.Changed(tree.Event{Path: "global.conf"})
+		w.pass(50 * time.Millisecond) // seen empty, and open
+		fmt.Fprint(f, "$x=1;\n")
+		w.must(f.Close())
+		w.engine.Changed(tree.Event{Path: "global.conf"})
+		w.pass(time.Second)
+		w.same()
+		if len(w.pushes) != 0 || w.said("replicated") != 0 || w.state.State != status.InStep {
+			t.Errorf("%v, %q", w.pushes, w.state.State)
+		}
+		w.write("global.conf", "$x=2;\n")
+		w.pass(time.Second)
+		w.same()
+	})
+}
+
 func TestAFailingFileWaitsAloneAndIsSaidOnce(t *testing.T) {
 	play(t, nil, func(w *world) {
 		w.refuse = func(path string) error {

@@ -86,8 +86,9 @@ type round struct {
 	cfg    Config
 	say    func(string)
 	trees  []*scan.Tree
-	known  []bool // the tree's manifest is whole
-	agree  string // the peer's $exclude that the trees were made with
+	known  []bool                      // the tree's manifest is whole
+	held   []map[string]manifest.Entry // what the peer has of files that are being written
+	agree  string                      // the peer's $exclude that the trees were made with
 	stages map[string]*snapshot.Stage
 }
 
@@ -205,11 +206,13 @@ func (r *round) fileSet(h peer.Hello, fresh bool) error {
 		return err
 	}
 	r.trees, r.known, r.agree = nil, make([]bool, len(r.cfg.Roots)), agree.String()
+	r.held = nil
 	for _, root := range r.cfg.Roots {
 		set := fileset.New(ours, theirs, temp)
 		if root.Only != "" {
 			set = fileset.Only(root.Only)
 		}
+		r.held = append(r.held, map[string]manifest.Entry{})
 		r.trees = append(r.trees, scan.New(scan.Root{Name: root.Name, Dir: root.Dir, Set: set, Anchor: root.anchor()}))
 	}
 	return nil
@@ -227,6 +230,8 @@ type part struct {
 	busy       map[string]bool
 	except     map[string]bool // not compared: busy, unreadable or left
 	left       []string
+	forced     map[string]bool
+	held       map[string]manifest.Entry // of the round's
 	special    []string
 	unreadable []failure
 	failed     []failure
@@ -245,7 +250,7 @@ func (r *round) look(ctx context.Context, i int, w work) (*part, error) {
 	t, rw := r.trees[i], w.roots[i]
 	p := &part{Root: r.cfg.Roots[i], index: i, tree: t, impatient: map[string]bool{}, before: map[string]manifest.Entry{},
 		wanted: map[string]bool{}, busy: map[string]bool{}, except: map[string]bool{}, refused: map[string]string{},
-		left: rw.leave, changes: map[string]manifest.Change{}, repairs: map[string]bool{}}
+		left: rw.leave, forced: rw.forced, held: r.held[i], changes: map[string]manifest.Change{}, repairs: map[string]bool{}}
 	for _, path := range rw.overdue {
 		p.impatient[path] = true
 	}
@@ -592,8 +597,21 @@ func (p *part) quiet(files []string) (quiet []string) {
 
 // hold leaves a file for later.
 func (p *part) hold(file string) {
+	if was, ok := p.before[file]; ok && !p.forced[file] {
+		p.held[file] = was
+	}
 	p.busy[file], p.except[file] = true, true
 	delete(p.changes, file)
+}
+
+// rewritten tells whether a file has been written, but is what the peer has.
+func (p *part) rewritten(e manifest.Entry) bool {
+	was, ok := p.held[e.Path]
+	if !ok && !p.forced[e.Path] {
+		was, ok = p.before[e.Path]
+	}
+	delete(p.held, e.Path)
+	return ok && was == e
 }
 
 func (r *round) stage(dir string) (*snapshot.Stage, error) {
@@ -638,6 +656,10 @@ func (r *round) copy(ctx context.Context, stage *snapshot.Stage, p *part, files 
 		switch {
 		case err == nil:
 			p.tree.Note(e)
+			if p.rewritten(e) {
+				delete(p.changes, path)
+				break
+			}
 			p.note(path, &e)
 			batch = append(batch, path)
 			size += e.Size
