@@ -79,6 +79,7 @@ type Config struct {
 // Times of the engine. Those of the settler are its own.
 const (
 	quiet      = time.Millisecond       // a path is sent when it has been so for this long
+	together   = quiet / 2              // what is ready this much later goes along: both names of a rename
 	few        = 16                     // so many changed paths are sent as soon as they are quiet
 	lull       = 15 * time.Millisecond  // more of them wait for the end of the burst
 	burstLimit = 300 * time.Millisecond // but not longer
@@ -476,7 +477,7 @@ func (e *Engine) gather(now time.Duration, hurry bool) work {
 	e.full, e.read, e.burst.from, e.burst.last = false, false, 0, 0
 	for _, r := range e.roots {
 		var rw rootWork
-		rw.ready, rw.overdue = r.settler.Take(now)
+		rw.ready, rw.overdue = r.settler.Take(now + together)
 		if r.retry > 0 && (now >= r.retry || hurry || w.full) {
 			clear(r.parked)
 			r.retry = 0
