@@ -180,7 +180,7 @@ func (d *demo) replication(ctx context.Context) error {
 	d.flush()
 	err = await(ctx, patience, "lb1 to know that lb2 is in step", func() (bool, string) {
 		r := d.replicator(d.lb1)
-		return r.State == status.InStep && r.Pending == 0 && r.InStepAt.Time.After(arrived), r.State
+		return r.State == status.InStep && r.Pending == 0 && r.InStepAt.Time.After(changed), r.State
 	})
 	if err != nil {
 		return err
