@@ -350,10 +350,9 @@ type eyes struct {
 
 func (e *eyes) open(c conf.Config, roots []mirror.Root, sink func(tree.Event)) {
 	ours, _, _ := fileset.ParseList(c.Exclude, os.ReadFile) // read before
-	temp, _, _ := fileset.ParseList(peer.TempRule, nil)
 	var watched []tree.Root
 	for _, r := range roots {
-		watched = append(watched, tree.Root{Dir: r.Dir, Skip: fileset.New(ours, temp).Skip, File: r.Only})
+		watched = append(watched, tree.Root{Dir: r.Dir, Skip: fileset.New(ours).Skip, File: r.Only})
 	}
 	e.watcher, e.none = tree.Watch(watched, sink, func(error) { sink(tree.Event{All: true}) }) // after which Blind tells why
 }

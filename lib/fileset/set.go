@@ -14,6 +14,11 @@ import (
 // nodeDir is the directory at the top that is each node's own.
 const nodeDir = "local"
 
+// TempName is the name of the directory for rsync's temporary files. It stands
+// beside a tree, or in it where the tree is a file system of its own; it is part
+// of no set.
+const TempName = ".skudonet-ce-cluster.tmp"
+
 // nodeConf tells whether name is if_*_conf without a colon: a NIC's or VLAN's
 // own configuration. With a colon it is a virtual interface, which moves.
 func nodeConf(name string) bool {
@@ -35,7 +40,7 @@ type Set struct {
 
 // New is the set of the configuration tree. A path is left out if any list
 // excludes it, or if it belongs to the node: "local" at the top, whatever it
-// is, and if_*_conf at any depth without a colon in the name.
+// is, and at any depth if_*_conf without a colon in the name, and TempName.
 func New(lists ...List) *Set {
 	s := &Set{node: true}
 	for _, l := range lists {
@@ -71,7 +76,8 @@ func (s *Set) Skip(path string, dir bool) bool {
 	if path == "." || path == "" {
 		return false
 	}
-	if s.node && (path == nodeDir || nodeConf(path[strings.LastIndexByte(path, '/')+1:])) {
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	if s.node && (path == nodeDir || name == TempName || nodeConf(name)) {
 		return true
 	}
 	for i := range s.lists {
@@ -89,7 +95,7 @@ func (s *Set) Skip(path string, dir bool) bool {
 func (s *Set) Args() []string {
 	rules := union(s.lists)
 	if s.node {
-		rules = slices.Concat([]rule{newRule(false, "/"+nodeDir)}, s.nodeRules(rules))
+		rules = slices.Concat([]rule{newRule(false, "/"+nodeDir), newRule(false, TempName)}, s.nodeRules(rules))
 	}
 	args := make([]string, 0, len(rules))
 	for _, r := range rules {

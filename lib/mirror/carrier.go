@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
@@ -299,7 +300,7 @@ const lostPipes = 12
 func (p *connection) temp(root string) string {
 	for _, r := range p.carrier.Roots {
 		if r.Name == root {
-			return path.Join(path.Dir(r.Dir), peer.TempName)
+			return path.Join(path.Dir(r.Dir), fileset.TempName)
 		}
 	}
 	return ""

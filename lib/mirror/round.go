@@ -201,14 +201,10 @@ func (r *round) fileSet(h peer.Hello, fresh bool) error {
 	if r.trees != nil && r.agree == agree.String() {
 		return nil
 	}
-	temp, _, err := fileset.ParseList(peer.TempRule, nil)
-	if err != nil {
-		return err
-	}
 	r.trees, r.known, r.agree = nil, make([]bool, len(r.cfg.Roots)), agree.String()
 	r.held = nil
 	for _, root := range r.cfg.Roots {
-		set := fileset.New(ours, theirs, temp)
+		set := fileset.New(ours, theirs)
 		if root.Only != "" {
 			set = fileset.Only(root.Only)
 		}

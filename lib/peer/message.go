@@ -12,14 +12,6 @@ import (
 // Protocol is the version of the protocol that this program speaks.
 const Protocol = 1
 
-// TempName is the name of the directory for rsync's temporary files. It stands
-// beside a root, or in it where the root is a file system of its own; so it
-// belongs to no file set. TempRule says that as a value of $exclude.
-const (
-	TempName = ".skudonet-ce-cluster.tmp"
-	TempRule = "--exclude " + TempName
-)
-
 // Names of the roots.
 const (
 	ConfigRoot   = "config"    // $configdir

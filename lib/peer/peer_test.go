@@ -287,10 +287,10 @@ func TestHello(t *testing.T) {
 	if _, err := h.ReadFile("/etc/passwd"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("another file: %v", err)
 	}
-	if r := s.root(t, ConfigRoot); r.Dir != b.tree || r.Temp != filepath.Join(b.dir, "tree", TempName) {
+	if r := s.root(t, ConfigRoot); r.Dir != b.tree || r.Temp != filepath.Join(b.dir, "tree", fileset.TempName) {
 		t.Errorf("config: %+v", r)
 	}
-	if r := s.root(t, RTTablesRoot); r.Dir != filepath.Join(b.dir, "etc/iproute2") || r.Temp != filepath.Join(b.dir, "etc", TempName) {
+	if r := s.root(t, RTTablesRoot); r.Dir != filepath.Join(b.dir, "etc/iproute2") || r.Temp != filepath.Join(b.dir, "etc", fileset.TempName) {
 		t.Errorf("rt_tables: %+v", r)
 	}
 	for _, r := range h.Roots {
@@ -299,7 +299,7 @@ func TestHello(t *testing.T) {
 		}
 	}
 	// Both sides' rules hold.
-	for _, f := range []string{"ours", "theirs", "from-\xff-file", "if_eth0_conf", "kept", TempName + "/x"} {
+	for _, f := range []string{"ours", "theirs", "from-\xff-file", "if_eth0_conf", "kept", fileset.TempName + "/x"} {
 		b.write(f, f)
 	}
 	m, err := s.Manifest(t.Context(), ConfigRoot)
@@ -320,7 +320,7 @@ func TestHello(t *testing.T) {
 
 func TestLeftoversOfAnOlderSession(t *testing.T) {
 	b := newBackup(t)
-	b.write(filepath.Join(b.dir, "tree", TempName, "a/b"), "torn")
+	b.write(filepath.Join(b.dir, "tree", fileset.TempName, "a/b"), "torn")
 	s := b.open("")
 	noTemp(t, s.root(t, ConfigRoot).Temp)
 }

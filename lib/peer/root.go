@@ -41,17 +41,13 @@ func (s *session) openRoots(ctx context.Context, g greeting, h *hello) error {
 	if err != nil {
 		return fmt.Errorf("the other node's $exclude: %w", err)
 	}
-	ours, _, err := fileset.ParseList(TempRule, nil)
-	if err != nil {
-		return err
-	}
 	h.Exclude, h.Rules = Name(c.Exclude), rules
 	s.rsync = c.Rsync
 	if v, err := rsync.Version(ctx, c.Rsync); err == nil {
 		h.Hello.Rsync, s.aside = v, rsync.ErrorsAside(v)
 	}
 	roots := []*root{
-		{name: ConfigRoot, dir: c.ConfigDir, set: fileset.New(theirs, own, ours)},
+		{name: ConfigRoot, dir: c.ConfigDir, set: fileset.New(theirs, own)},
 		{name: RTTablesRoot, dir: filepath.Dir(c.RTTables), set: fileset.Only(filepath.Base(c.RTTables))},
 	}
 	// A system may have come without /etc/iproute2; the tree is another matter,
@@ -94,7 +90,7 @@ func makeTemp(dir string) (string, error) {
 	if !same {
 		at = real
 	}
-	temp := filepath.Join(at, TempName)
+	temp := filepath.Join(at, fileset.TempName)
 	if err := os.RemoveAll(temp); err != nil {
 		return "", err
 	}

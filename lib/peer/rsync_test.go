@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 )
@@ -153,7 +154,7 @@ func TestHowRsyncIsRun(t *testing.T) {
 	if err != nil || exit != 23 || stderr.String() != "err\n" {
 		t.Errorf("%d, %v, %q", exit, err, &stderr)
 	}
-	for _, want := range []string{b.tree + "\n", "0022\n", "--server --temp-dir=", TempName + " --no-msgs2stderr . ./\n", "LC_ALL=C\n", "\nfrom stdin\n"} {
+	for _, want := range []string{b.tree + "\n", "0022\n", "--server --temp-dir=", fileset.TempName + " --no-msgs2stderr . ./\n", "LC_ALL=C\n", "\nfrom stdin\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in %q", want, &out)
 		}

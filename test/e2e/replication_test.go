@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/test/lab"
 )
@@ -303,7 +303,7 @@ func TestPowerCutInMidTransfer(t *testing.T) {
 	seen := p.record(p.LB2)
 	p.change(p.LB1, "head -c 20000000 /dev/urandom >../large; mv ../large large")
 	arriving := func() string {
-		out, _ := p.LB2.Run("find", path.Join(path.Dir(lab.TreePath), peer.TempName), "-type", "f")
+		out, _ := p.LB2.Run("find", path.Join(path.Dir(lab.TreePath), fileset.TempName), "-type", "f")
 		return out
 	}
 	p.eventually("a part of the file on its way", func() (bool, string) { return arriving() != "", p.run(p.LB2, "ps", "-ef") })
