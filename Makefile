@@ -37,7 +37,7 @@ test: build
 	$(GO) test -race -count=1 -timeout 20m ./test/replication
 
 fuzz:
-	test/fuzz 5s
+	test/fuzz 30000
 
 # A table beside keepalived, ucarp and lsyncd, from this machine and this hour.
 bench: build
@@ -46,7 +46,7 @@ bench: build
 
 # What is too long for every change.
 soak: build
-	test/fuzz 60s
+	test/fuzz 2000000
 	SOAK=1 $(GO) test -count=1 -timeout 6h ./...
 
 clean:
