@@ -121,7 +121,7 @@ func options(c conf.Config) (rsync.Policy, []string, error) {
 			said = append(said, file+": $rsync_args: "+text)
 		}
 	}
-	_, notices, err := fileset.ParseList(c.Exclude, os.ReadFile)
+	_, notices, err := fileset.ParseList(c.Exclude, peer.ReadRules)
 	if err != nil {
 		return policy, said, fmt.Errorf("%s: $exclude: %w", file, err)
 	}
@@ -349,7 +349,7 @@ type eyes struct {
 }
 
 func (e *eyes) open(c conf.Config, roots []mirror.Root, sink func(tree.Event)) {
-	ours, _, _ := fileset.ParseList(c.Exclude, os.ReadFile) // read before
+	ours, _, _ := fileset.ParseList(c.Exclude, peer.ReadRules) // read before
 	var watched []tree.Root
 	for _, r := range roots {
 		watched = append(watched, tree.Root{Dir: r.Dir, Skip: fileset.New(ours).Skip, File: r.Only})

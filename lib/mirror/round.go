@@ -190,7 +190,7 @@ func (r *round) fileSet(h peer.Hello, fresh bool) error {
 		}
 	}
 	fmt.Fprintf(&agree, "%q", h.Exclude)
-	ours, _, err := fileset.ParseList(r.cfg.Exclude, reading(os.ReadFile))
+	ours, _, err := fileset.ParseList(r.cfg.Exclude, reading(peer.ReadRules))
 	if err != nil {
 		return &Trouble{"$exclude: " + err.Error(), "correct it in skudonet-cluster.conf"}
 	}

@@ -2,11 +2,10 @@ package peer
 
 import (
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 )
 
 const maxRules = 256 << 10 // bytes in all files that one $exclude names
@@ -29,16 +28,15 @@ func (list ruleFiles) read(path string) ([]byte, error) {
 	return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 }
 
+// ReadRules reads a file that this node's $exclude names. It is what
+// fileset.ParseList wants.
+func ReadRules(path string) ([]byte, error) { return smallfile.Read(path, maxRules) }
+
 // readRules parses this node's $exclude and collects the files that it names.
 func readRules(exclude string) (list fileset.List, files ruleFiles, err error) {
 	total := 0
 	list, _, err = fileset.ParseList(exclude, func(path string) ([]byte, error) {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		text, err := io.ReadAll(io.LimitReader(f, maxRules+1))
+		text, err := ReadRules(path)
 		if err != nil {
 			return nil, err
 		}

@@ -13,6 +13,8 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 )
 
 // knownHosts is what all known_hosts files say together.
@@ -39,7 +41,7 @@ func readKnownHosts(files []string) *knownHosts {
 		if file == os.DevNull {
 			continue
 		}
-		data, err := readFile(file, maxKnown)
+		data, err := smallfile.Read(file, maxKnown)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

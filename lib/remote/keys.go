@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 )
 
 // keyring is what we can show to the peer.
@@ -167,7 +169,7 @@ func (r *keyring) askAgent(ctx context.Context, socket string, deadline time.Tim
 // readIdentity reads a private key, or a public one whose other half an agent has.
 func readIdentity(file string) (identity, error) {
 	id := identity{file: file}
-	data, err := readFile(file, maxKeyFile)
+	data, err := smallfile.Read(file, maxKeyFile)
 	if err != nil {
 		return id, err
 	}
@@ -210,7 +212,7 @@ func private(file string) bool {
 }
 
 func readPublic(file string) ssh.PublicKey {
-	data, err := readFile(file, maxKeyFile)
+	data, err := smallfile.Read(file, maxKeyFile)
 	if err != nil {
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -15,7 +14,8 @@ import (
 	"time"
 
 	"github.com/kevinburke/ssh_config"
-	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 )
 
 const (
@@ -98,7 +98,7 @@ func (r *reader) read(file string, depth int) ([]setting, error) {
 	if depth > maxIncludes {
 		return nil, fmt.Errorf("%s: Include goes deeper than %d files: does a file include itself?", file, maxIncludes)
 	}
-	text, err := readFile(file, maxConfig)
+	text, err := smallfile.Read(file, maxConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -451,29 +451,4 @@ func tilde(path, home string) string {
 		return filepath.Join(home, rest)
 	}
 	return path
-}
-
-// readFile reads a regular file of at most limit bytes. It never waits for what
-// is none.
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s: larger than %d KiB", path, limit>>10)
-	}
-	return data, nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
+	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 )
 
 // DaemonFile is the name of the Daemon file in the run directory.
@@ -168,7 +169,7 @@ func (d Daemon) WriteFile(path string) error {
 // fs.ErrNotExist: the daemon has not run since the machine booted.
 func ReadDaemon(path string) (Daemon, error) {
 	var d Daemon
-	b, err := readRegular(path, maxJSON)
+	b, err := smallfile.Read(path, maxJSON)
 	if err != nil {
 		return d, err
 	}

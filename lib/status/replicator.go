@@ -10,6 +10,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 )
 
 // ReplicatorFile is the name of the Replicator file in the run directory.
@@ -74,7 +76,7 @@ type Transfer struct {
 // ReadReplicator reads what WriteFile wrote. Without a file the error wraps
 // fs.ErrNotExist: skd-inotify has not run since the machine booted.
 func ReadReplicator(path string) (Replicator, error) {
-	b, err := readRegular(path, maxJSON)
+	b, err := smallfile.Read(path, maxJSON)
 	if err != nil {
 		return Replicator{}, err
 	}

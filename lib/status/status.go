@@ -9,12 +9,13 @@ package status
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 )
 
 // The two words of the status file.
@@ -52,7 +53,7 @@ func Write(path, s string) error {
 // wraps fs.ErrNotExist: the service is stopped. It never blocks, whatever the
 // path names.
 func Read(path string) (string, error) {
-	b, err := readRegular(path, longest)
+	b, err := smallfile.Read(path, longest)
 	if err != nil {
 		return "", err
 	}
@@ -110,21 +111,4 @@ func overwrite(path, word string) error {
 	}
 	_, err = f.WriteAt([]byte(word), 0)
 	return err
-}
-
-// readRegular reads up to limit bytes and refuses what could block or never end.
-func readRegular(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	return io.ReadAll(io.LimitReader(f, limit))
 }
