@@ -1,13 +1,14 @@
 package address
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/nlmsg"
 )
 
 // Failure is an address that could not be brought up or taken down, and why.
@@ -256,7 +257,7 @@ func (c *rtnl) look() (*state, error) {
 	s := &state{}
 	err := c.dump(unix.RTM_GETLINK, func(b []byte) []byte {
 		b = append(b, make([]byte, unix.SizeofIfInfomsg)...)
-		return appendAttr(b, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, rtextFilterSkipStats)...)
+		return nlmsg.AppendAttr(b, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, rtextFilterSkipStats))
 	}, func() { s.links = map[string]link{} }, s.addLink)
 	if err != nil {
 		return nil, err
@@ -276,10 +277,10 @@ func (s *state) addLink(b []byte) {
 	}
 	l := link{index: int32(binary.NativeEndian.Uint32(b[4:]))}
 	var name string
-	for typ, v := range attrs(b[unix.SizeofIfInfomsg:]) {
+	for typ, v := range nlmsg.Attrs(b[unix.SizeofIfInfomsg:]) {
 		switch typ {
 		case unix.IFLA_IFNAME:
-			name = string(bytes.TrimRight(v, "\x00"))
+			name = nlmsg.String(v)
 		case unix.IFLA_AF_SPEC:
 			l.promote = promotes(v)
 		}
@@ -293,7 +294,7 @@ func (s *state) addEntry(b []byte) {
 	}
 	e := entry{bits: int(b[1]), secondary: b[2]&unix.IFA_F_SECONDARY != 0}
 	e.link = int32(binary.NativeEndian.Uint32(b[4:]))
-	for typ, v := range attrs(b[unix.SizeofIfAddrmsg:]) {
+	for typ, v := range nlmsg.Attrs(b[unix.SizeofIfAddrmsg:]) {
 		if len(v) != 4 {
 			continue
 		}
@@ -317,12 +318,12 @@ func appendNew(b []byte, a Address, link int32) []byte {
 	if bits <= 30 {
 		v := ip.As4()
 		host := ^uint32(0) >> bits
-		b = appendAttr(b, unix.IFA_BROADCAST, binary.BigEndian.AppendUint32(nil, binary.BigEndian.Uint32(v[:])|host)...)
+		b = nlmsg.AppendAttr(b, unix.IFA_BROADCAST, binary.BigEndian.AppendUint32(nil, binary.BigEndian.Uint32(v[:])|host))
 	}
 	if a.Label != "" {
-		b = appendAttr(b, unix.IFA_LABEL, append([]byte(a.Label), 0)...)
+		b = nlmsg.AppendString(b, unix.IFA_LABEL, a.Label)
 	}
-	return appendAttr(b, unix.IFA_FLAGS, binary.NativeEndian.AppendUint32(nil, unix.IFA_F_NOPREFIXROUTE)...)
+	return nlmsg.AppendAttr(b, unix.IFA_FLAGS, binary.NativeEndian.AppendUint32(nil, unix.IFA_F_NOPREFIXROUTE))
 }
 
 // Constants of linux/rtnetlink.h, if_link.h and ip.h that x/sys/unix does not name.
@@ -335,11 +336,11 @@ const (
 
 // promotes reads promote_secondaries of one link from its IFLA_AF_SPEC.
 func promotes(spec []byte) bool {
-	for family, v := range attrs(spec) {
+	for family, v := range nlmsg.Attrs(spec) {
 		if family != unix.AF_INET {
 			continue
 		}
-		for typ, values := range attrs(v) {
+		for typ, values := range nlmsg.Attrs(v) {
 			if typ == iflaInetConf && len(values) >= promoteSecondariesOffset+4 {
 				return binary.NativeEndian.Uint32(values[promoteSecondariesOffset:]) != 0
 			}
@@ -354,9 +355,13 @@ func (c *rtnl) setPromotion(links []int32, value uint32) error {
 		b = append(b, unix.AF_UNSPEC, 0, 0, 0)
 		b = binary.NativeEndian.AppendUint32(b, uint32(links[i]))
 		b = append(b, make([]byte, unix.SizeofIfInfomsg-8)...)
-		conf := appendAttr(nil, ipv4PromoteSecondaries, binary.NativeEndian.AppendUint32(nil, value)...)
-		inet := appendAttr(nil, iflaInetConf|unix.NLA_F_NESTED, conf...)
-		return appendAttr(b, unix.IFLA_AF_SPEC|unix.NLA_F_NESTED, appendAttr(nil, unix.AF_INET|unix.NLA_F_NESTED, inet...)...)
+		return nlmsg.AppendNested(b, unix.IFLA_AF_SPEC, func(b []byte) []byte {
+			return nlmsg.AppendNested(b, unix.AF_INET, func(b []byte) []byte {
+				return nlmsg.AppendNested(b, iflaInetConf, func(b []byte) []byte {
+					return nlmsg.AppendAttr(b, ipv4PromoteSecondaries, binary.NativeEndian.AppendUint32(nil, value))
+				})
+			})
+		})
 	})
 	for _, why := range refused {
 		err = errors.Join(err, why)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/nlmsg"
 )
 
 // namespace moves the test to a network namespace of its own, with v0 and v1 joined and up and 10.1.255.254/16 on v0. It ends
@@ -275,16 +277,16 @@ func FuzzMessages(f *testing.F) {
 	c := &rtnl{}
 	c.request(unix.RTM_NEWADDR, 0, func(b []byte) []byte { return appendNew(b, cluster, 2) })
 	c.request(unix.RTM_NEWLINK, 0, func(b []byte) []byte {
-		return appendAttr(append(b, make([]byte, unix.SizeofIfInfomsg)...), unix.IFLA_IFNAME, []byte("eth0\x00")...)
+		return nlmsg.AppendString(append(b, make([]byte, unix.SizeofIfInfomsg)...), unix.IFLA_IFNAME, "eth0")
 	})
 	f.Add(c.out)
 	f.Add([]byte{4, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := state{links: map[string]link{}, standing: map[place]bool{}}
-		for m := range messages(b) {
-			_ = m.errno()
-			s.addLink(m.body)
-			s.addEntry(m.body)
+		for m := range nlmsg.Parse(b) {
+			_ = m.Errno()
+			s.addLink(m.Body)
+			s.addEntry(m.Body)
 		}
 		s.removal(func(place) bool { return false })
 	})

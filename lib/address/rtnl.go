@@ -4,10 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/nlmsg"
 )
 
 // rtnl is a NETLINK_ROUTE socket that carries many requests in one system call, for which no library at hand is made.
@@ -45,16 +46,8 @@ func (c *rtnl) close() { unix.Close(c.fd) }
 
 // request appends a message to c.out. body appends what follows the header.
 func (c *rtnl) request(typ, flags uint16, body func(b []byte) []byte) {
-	start := len(c.out)
 	c.seq++
-	b := binary.NativeEndian.AppendUint32(c.out, 0)
-	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = binary.NativeEndian.AppendUint16(b, flags|unix.NLM_F_REQUEST)
-	b = binary.NativeEndian.AppendUint32(b, c.seq)
-	b = binary.NativeEndian.AppendUint32(b, 0)
-	b = body(b)
-	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
-	c.out = b
+	c.out = nlmsg.Append(c.out, typ, flags, c.seq, body)
 }
 
 func (c *rtnl) send() error {
@@ -85,9 +78,9 @@ func (c *rtnl) batch(n int, typ, flags uint16, body func(b []byte, i int) []byte
 			if err != nil {
 				break // EAGAIN: all read. ENOBUFS: some reasons are lost.
 			}
-			for m := range messages(b) {
-				if errno := m.errno(); errno != 0 {
-					refused[int(m.seq-first)] = errno
+			for m := range nlmsg.Parse(b) {
+				if errno := m.Errno(); errno != 0 {
+					refused[int(m.Seq-first)] = errno
 				}
 			}
 		}
@@ -124,20 +117,20 @@ func (c *rtnl) dumpOnce(typ uint16, body func(b []byte) []byte, entry func([]byt
 		if err != nil {
 			return false, err
 		}
-		for m := range messages(b) {
-			if m.seq != c.seq {
+		for m := range nlmsg.Parse(b) {
+			if m.Seq != c.seq {
 				continue
 			}
-			if m.flags&unix.NLM_F_DUMP_INTR != 0 {
+			if m.Flags&unix.NLM_F_DUMP_INTR != 0 {
 				complete = false
 			}
-			switch m.typ {
+			switch m.Type {
 			case unix.NLMSG_DONE:
 				return complete, nil
 			case unix.NLMSG_ERROR:
-				return false, m.errno()
+				return false, m.Errno()
 			default:
-				entry(m.body)
+				entry(m.Body)
 			}
 		}
 	}
@@ -155,63 +148,9 @@ func (c *rtnl) receive(flags int) ([]byte, error) {
 	}
 }
 
-type message struct {
-	typ, flags uint16
-	seq        uint32
-	body       []byte
-}
-
-func (m message) errno() unix.Errno {
-	if m.typ != unix.NLMSG_ERROR || len(m.body) < 4 {
-		return 0
-	}
-	return unix.Errno(-int32(binary.NativeEndian.Uint32(m.body)))
-}
-
-func messages(b []byte) iter.Seq[message] {
-	return func(yield func(message) bool) {
-		for len(b) >= unix.NLMSG_HDRLEN {
-			n := int(binary.NativeEndian.Uint32(b))
-			if n < unix.NLMSG_HDRLEN || n > len(b) {
-				return
-			}
-			m := message{binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:]), binary.NativeEndian.Uint32(b[8:]), b[unix.NLMSG_HDRLEN:n]}
-			if !yield(m) {
-				return
-			}
-			b = b[min(align(n), len(b)):]
-		}
-	}
-}
-
-// attrs yields the attributes in b by type, without the nesting flag.
-func attrs(b []byte) iter.Seq2[uint16, []byte] {
-	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.SizeofRtAttr {
-			n := int(binary.NativeEndian.Uint16(b))
-			if n < unix.SizeofRtAttr || n > len(b) {
-				return
-			}
-			if !yield(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[unix.SizeofRtAttr:n]) {
-				return
-			}
-			b = b[min(align(n), len(b)):]
-		}
-	}
-}
-
-func align(n int) int { return (n + 3) &^ 3 }
-
-func appendAttr(b []byte, typ uint16, value ...byte) []byte {
-	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
-	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = append(b, value...)
-	return append(b, make([]byte, align(len(value))-len(value))...)
-}
-
 func appendAddr(b []byte, typ uint16, ip netip.Addr) []byte {
 	v := ip.As4()
-	return appendAttr(b, typ, v[:]...)
+	return nlmsg.AppendAttr(b, typ, v[:])
 }
 
 func appendIfAddrmsg(b []byte, bits int, link int32) []byte {

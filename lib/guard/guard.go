@@ -24,6 +24,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/nlmsg"
 )
 
 // Table is the name of the guard's table, of family netdev.
@@ -229,12 +231,12 @@ func raise(addrs []netip.Addr, names []string, priority int32) *batch {
 	t := newBatch()
 	t.deleteTable()
 	t.add("table", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, func(b []byte) []byte {
-		return appendAttr(appendTable(b), nftaTableUserdata, userdata.AppendString(nil, userdata.TypeComment, comment))
+		return nlmsg.AppendAttr(appendTable(b), nftaTableUserdata, userdata.AppendString(nil, userdata.TypeComment, comment))
 	})
 
 	t.add("set", unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, func(b []byte) []byte {
-		b = appendString(b, unix.NFTA_SET_TABLE, Table)
-		b = appendString(b, unix.NFTA_SET_NAME, set)
+		b = nlmsg.AppendString(b, unix.NFTA_SET_TABLE, Table)
+		b = nlmsg.AppendString(b, unix.NFTA_SET_NAME, set)
 		b = appendUint32(b, unix.NFTA_SET_ID, 1)
 		b = appendUint32(b, unix.NFTA_SET_KEY_TYPE, nftTypeIPv4Addr)
 		b = appendUint32(b, unix.NFTA_SET_KEY_LEN, 4)
@@ -242,7 +244,7 @@ func raise(addrs []netip.Addr, names []string, priority int32) *batch {
 			return b
 		}
 		// A known size lets the kernel pick a hash table that it need not grow.
-		return appendNested(b, unix.NFTA_SET_DESC, func(b []byte) []byte {
+		return nlmsg.AppendNested(b, unix.NFTA_SET_DESC, func(b []byte) []byte {
 			return appendUint32(b, unix.NFTA_SET_DESC_SIZE, uint32(len(addrs)))
 		})
 	})
@@ -251,15 +253,15 @@ func raise(addrs []netip.Addr, names []string, priority int32) *batch {
 		name := chainName(i)
 		i++
 		t.add("chain", unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, func(b []byte) []byte {
-			b = appendString(b, unix.NFTA_CHAIN_TABLE, Table)
-			b = appendString(b, unix.NFTA_CHAIN_NAME, name)
-			b = appendString(b, unix.NFTA_CHAIN_TYPE, "filter")
-			return appendNested(b, unix.NFTA_CHAIN_HOOK, func(b []byte) []byte {
+			b = nlmsg.AppendString(b, unix.NFTA_CHAIN_TABLE, Table)
+			b = nlmsg.AppendString(b, unix.NFTA_CHAIN_NAME, name)
+			b = nlmsg.AppendString(b, unix.NFTA_CHAIN_TYPE, "filter")
+			return nlmsg.AppendNested(b, unix.NFTA_CHAIN_HOOK, func(b []byte) []byte {
 				b = appendUint32(b, unix.NFTA_HOOK_HOOKNUM, unix.NF_NETDEV_EGRESS)
 				b = appendUint32(b, unix.NFTA_HOOK_PRIORITY, uint32(priority))
-				return appendNested(b, nftaHookDevs, func(b []byte) []byte {
+				return nlmsg.AppendNested(b, nftaHookDevs, func(b []byte) []byte {
 					for _, name := range some {
-						b = appendString(b, nftaDeviceName, name)
+						b = nlmsg.AppendString(b, nftaDeviceName, name)
 					}
 					return b
 				})
@@ -267,10 +269,10 @@ func raise(addrs []netip.Addr, names []string, priority int32) *batch {
 		})
 		for _, r := range rules {
 			t.add("rule", unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, func(b []byte) []byte {
-				b = appendString(b, unix.NFTA_RULE_TABLE, Table)
-				b = appendString(b, unix.NFTA_RULE_CHAIN, name)
-				b = appendAttr(b, unix.NFTA_RULE_USERDATA, r.userdata())
-				return appendNested(b, unix.NFTA_RULE_EXPRESSIONS, func(b []byte) []byte {
+				b = nlmsg.AppendString(b, unix.NFTA_RULE_TABLE, Table)
+				b = nlmsg.AppendString(b, unix.NFTA_RULE_CHAIN, name)
+				b = nlmsg.AppendAttr(b, unix.NFTA_RULE_USERDATA, r.userdata())
+				return nlmsg.AppendNested(b, unix.NFTA_RULE_EXPRESSIONS, func(b []byte) []byte {
 					for _, e := range r.exprs {
 						b = appendExpr(b, e)
 					}
@@ -282,9 +284,9 @@ func raise(addrs []netip.Addr, names []string, priority int32) *batch {
 
 	for some := range slices.Chunk(addrs, messageElements) {
 		t.add("addresses", unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, func(b []byte) []byte {
-			b = appendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, Table)
-			b = appendString(b, unix.NFTA_SET_ELEM_LIST_SET, set)
-			return appendNested(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(b []byte) []byte {
+			b = nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, Table)
+			b = nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, set)
+			return nlmsg.AppendNested(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(b []byte) []byte {
 				for _, ip := range some {
 					b = appendElement(b, ip)
 				}
@@ -303,15 +305,15 @@ func (t *batch) deleteTable() {
 	t.add("table", unix.NFT_MSG_DELTABLE, 0, appendTable)
 }
 
-func appendTable(b []byte) []byte { return appendString(b, unix.NFTA_TABLE_NAME, Table) }
+func appendTable(b []byte) []byte { return nlmsg.AppendString(b, unix.NFTA_TABLE_NAME, Table) }
 
 func (r rule) userdata() []byte { return userdata.AppendString(nil, userdata.TypeComment, r.name) }
 
 func appendElement(b []byte, ip netip.Addr) []byte {
 	key := ip.As4()
-	return appendNested(b, unix.NFTA_LIST_ELEM, func(b []byte) []byte {
-		return appendNested(b, unix.NFTA_SET_ELEM_KEY, func(b []byte) []byte {
-			return appendAttr(b, unix.NFTA_DATA_VALUE, key[:])
+	return nlmsg.AppendNested(b, unix.NFTA_LIST_ELEM, func(b []byte) []byte {
+		return nlmsg.AppendNested(b, unix.NFTA_SET_ELEM_KEY, func(b []byte) []byte {
+			return nlmsg.AppendAttr(b, unix.NFTA_DATA_VALUE, key[:])
 		})
 	})
 }
@@ -322,7 +324,7 @@ func appendExpr(b []byte, e expr.Any) []byte {
 	if err != nil {
 		panic(err)
 	}
-	return appendAttr(b, unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, data)
+	return nlmsg.AppendAttr(b, unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, data)
 }
 
 // hook is what one of our chains is bound to.
@@ -334,21 +336,21 @@ type hook struct {
 func (g *Guard) hooks() ([]hook, error) {
 	var found []hook
 	err := g.nft.dump(unix.NFT_MSG_GETCHAIN, nil, func() { found = nil }, func(b []byte) {
-		if attrString(b, unix.NFTA_CHAIN_TABLE) != Table {
+		if nlmsg.String(nlmsg.Attr(b, unix.NFTA_CHAIN_TABLE)) != Table {
 			return
 		}
 		var h hook
 		egress := false
-		for typ, v := range attrs(attr(b, unix.NFTA_CHAIN_HOOK)) {
+		for typ, v := range nlmsg.Attrs(nlmsg.Attr(b, unix.NFTA_CHAIN_HOOK)) {
 			switch {
 			case typ == unix.NFTA_HOOK_HOOKNUM && len(v) == 4:
 				egress = binary.BigEndian.Uint32(v) == unix.NF_NETDEV_EGRESS
 			case typ == unix.NFTA_HOOK_PRIORITY && len(v) == 4:
 				h.priority = int32(binary.BigEndian.Uint32(v))
 			case typ == nftaHookDevs:
-				for typ, name := range attrs(v) {
+				for typ, name := range nlmsg.Attrs(v) {
 					if typ == nftaDeviceName {
-						h.links = append(h.links, cString(name))
+						h.links = append(h.links, nlmsg.String(name))
 					}
 				}
 			}
@@ -375,10 +377,10 @@ func covers(now []hook, links []string) bool {
 func (g *Guard) hasRules(chains int) (bool, error) {
 	var found [][]byte
 	err := g.nft.dump(unix.NFT_MSG_GETRULE, func(b []byte) []byte {
-		return appendString(b, unix.NFTA_RULE_TABLE, Table)
+		return nlmsg.AppendString(b, unix.NFTA_RULE_TABLE, Table)
 	}, func() { found = nil }, func(b []byte) {
-		if attrString(b, unix.NFTA_RULE_TABLE) == Table {
-			found = append(found, bytes.Clone(attr(b, unix.NFTA_RULE_USERDATA)))
+		if nlmsg.String(nlmsg.Attr(b, unix.NFTA_RULE_TABLE)) == Table {
+			found = append(found, bytes.Clone(nlmsg.Attr(b, unix.NFTA_RULE_USERDATA)))
 		}
 	})
 	if err != nil {
@@ -399,11 +401,11 @@ func (g *Guard) hasRules(chains int) (bool, error) {
 func (g *Guard) holds(addrs []netip.Addr) (bool, error) {
 	found := make([]netip.Addr, 0, len(addrs))
 	err := g.nft.dump(unix.NFT_MSG_GETSETELEM, func(b []byte) []byte {
-		b = appendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, Table)
-		return appendString(b, unix.NFTA_SET_ELEM_LIST_SET, set)
+		b = nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, Table)
+		return nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, set)
 	}, func() { found = found[:0] }, func(b []byte) {
-		for _, element := range attrs(attr(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
-			if ip, ok := netip.AddrFromSlice(attr(attr(element, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)); ok {
+		for _, element := range nlmsg.Attrs(nlmsg.Attr(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+			if ip, ok := netip.AddrFromSlice(nlmsg.Attr(nlmsg.Attr(element, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)); ok {
 				found = append(found, ip)
 			}
 		}

@@ -460,19 +460,6 @@ func TestFromSeveralGoroutines(t *testing.T) {
 	lowering.Wait()
 }
 
-func FuzzMessages(f *testing.F) {
-	f.Add(raise(many(3), []string{"eth0"}, 0).b)
-	f.Add([]byte{4, 0, 0, 0})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for m := range messages(b) {
-			_ = m.errno()
-			for _, v := range attrs(m.body) {
-				_ = attrString(v, 1)
-			}
-		}
-	})
-}
-
 // BenchmarkRaiseLower measures both sides of a promotion and a demotion.
 func BenchmarkRaiseLower(b *testing.B) {
 	for _, n := range []int{1, 100, 4000, 20000} {

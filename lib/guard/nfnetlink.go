@@ -1,13 +1,13 @@
 package guard
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/nlmsg"
 )
 
 // nfnetlink is a NETLINK_NETFILTER socket. google/nftables knows neither chains with several links nor how to ask for one
@@ -87,19 +87,14 @@ func (t *batch) message(what string, typ, flags uint16, family uint8, resource u
 }
 
 func appendMessage(b []byte, typ, flags uint16, seq uint32, family uint8, resource uint16, body func(b []byte) []byte) []byte {
-	start := len(b)
-	b = binary.NativeEndian.AppendUint32(b, 0)
-	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = binary.NativeEndian.AppendUint16(b, flags|unix.NLM_F_REQUEST)
-	b = binary.NativeEndian.AppendUint32(b, seq)
-	b = binary.NativeEndian.AppendUint32(b, 0)
-	b = append(b, family, unix.NFNETLINK_V0)
-	b = binary.BigEndian.AppendUint16(b, resource)
-	if body != nil {
-		b = body(b)
-	}
-	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
-	return b
+	return nlmsg.Append(b, typ, flags, seq, func(b []byte) []byte {
+		b = append(b, family, unix.NFNETLINK_V0)
+		b = binary.BigEndian.AppendUint16(b, resource)
+		if body != nil {
+			b = body(b)
+		}
+		return b
+	})
 }
 
 // commit sends a transaction. The kernel has carried it out, or refused it, when sendmsg returns, and the answers are queued.
@@ -123,13 +118,13 @@ func (c *nfnetlink) commit(t *batch) error {
 				return refused
 			}
 		}
-		for m := range messages(b) {
-			switch errno := m.errno(); {
-			case m.typ != unix.NLMSG_ERROR:
+		for m := range nlmsg.Parse(b) {
+			switch errno := m.Errno(); {
+			case m.Type != unix.NLMSG_ERROR:
 			case errno == 0:
 				acknowledged = true
 			case refused == nil: // what fails after the first mostly fails because of it
-				refused = fmt.Errorf("nf_tables: %s: %w", t.name(m.seq), errno)
+				refused = fmt.Errorf("nf_tables: %s: %w", t.name(m.Seq), errno)
 			}
 		}
 	}
@@ -171,20 +166,20 @@ func (c *nfnetlink) dumpOnce(typ uint16, body func(b []byte) []byte, entry func(
 		if err != nil {
 			return false, err
 		}
-		for m := range messages(b) {
-			if m.seq != c.seq {
+		for m := range nlmsg.Parse(b) {
+			if m.Seq != c.seq {
 				continue
 			}
-			if m.flags&unix.NLM_F_DUMP_INTR != 0 {
+			if m.Flags&unix.NLM_F_DUMP_INTR != 0 {
 				complete = false
 			}
 			switch {
-			case m.typ == unix.NLMSG_DONE && m.errno() == 0:
+			case m.Type == unix.NLMSG_DONE && m.Errno() == 0:
 				return complete, nil
-			case m.typ == unix.NLMSG_DONE || m.typ == unix.NLMSG_ERROR:
-				return false, m.errno()
-			case len(m.body) >= genmsgLen:
-				entry(m.body[genmsgLen:])
+			case m.Type == unix.NLMSG_DONE || m.Type == unix.NLMSG_ERROR:
+				return false, m.Errno()
+			case len(m.Body) >= genmsgLen:
+				entry(m.Body[genmsgLen:])
 			}
 		}
 	}
@@ -211,89 +206,6 @@ func (c *nfnetlink) receive(flags int) ([]byte, error) {
 	}
 }
 
-type message struct {
-	typ, flags uint16
-	seq        uint32
-	body       []byte
-}
-
-// errno is the error in an NLMSG_ERROR or NLMSG_DONE.
-func (m message) errno() unix.Errno {
-	if m.typ != unix.NLMSG_ERROR && m.typ != unix.NLMSG_DONE || len(m.body) < 4 {
-		return 0
-	}
-	return unix.Errno(-int32(binary.NativeEndian.Uint32(m.body)))
-}
-
-func messages(b []byte) iter.Seq[message] {
-	return func(yield func(message) bool) {
-		for len(b) >= unix.NLMSG_HDRLEN {
-			n := int(binary.NativeEndian.Uint32(b))
-			if n < unix.NLMSG_HDRLEN || n > len(b) {
-				return
-			}
-			m := message{binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:]), binary.NativeEndian.Uint32(b[8:]), b[unix.NLMSG_HDRLEN:n]}
-			if !yield(m) {
-				return
-			}
-			b = b[min(align(n), len(b)):]
-		}
-	}
-}
-
-// attrs yields the attributes in b by type, without the flags in it.
-func attrs(b []byte) iter.Seq2[uint16, []byte] {
-	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.SizeofNlAttr {
-			n := int(binary.NativeEndian.Uint16(b))
-			if n < unix.SizeofNlAttr || n > len(b) {
-				return
-			}
-			if !yield(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[unix.SizeofNlAttr:n]) {
-				return
-			}
-			b = b[min(align(n), len(b)):]
-		}
-	}
-}
-
-// attr returns the value of the first attribute of a type in b, or nil.
-func attr(b []byte, typ uint16) []byte {
-	for t, v := range attrs(b) {
-		if t == typ {
-			return v
-		}
-	}
-	return nil
-}
-
-func attrString(b []byte, typ uint16) string { return cString(attr(b, typ)) }
-
-func cString(b []byte) string { return string(bytes.TrimRight(b, "\x00")) }
-
-func align(n int) int { return (n + 3) &^ 3 }
-
-func appendAttr(b []byte, typ uint16, value []byte) []byte {
-	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofNlAttr+len(value)))
-	b = binary.NativeEndian.AppendUint16(b, typ)
-	b = append(b, value...)
-	for range align(len(value)) - len(value) {
-		b = append(b, 0)
-	}
-	return b
-}
-
-func appendString(b []byte, typ uint16, s string) []byte {
-	return appendAttr(b, typ, append([]byte(s), 0))
-}
-
 func appendUint32(b []byte, typ uint16, v uint32) []byte {
-	return appendAttr(b, typ, binary.BigEndian.AppendUint32(nil, v))
-}
-
-func appendNested(b []byte, typ uint16, body func(b []byte) []byte) []byte {
-	start := len(b)
-	b = body(appendAttr(b, typ|unix.NLA_F_NESTED, nil))
-	binary.NativeEndian.PutUint16(b[start:], uint16(len(b)-start))
-	return b
+	return nlmsg.AppendAttr(b, typ, binary.BigEndian.AppendUint32(nil, v))
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/nlmsg"
 )
 
 // Watch calls changed once when it has begun to listen, so that nothing is missed before, and then whenever somebody has changed
@@ -65,9 +67,9 @@ func (c *nfnetlink) drain() (hit bool, err error) {
 		case err != nil:
 			return hit, err
 		}
-		for m := range messages(b) {
+		for m := range nlmsg.Parse(b) {
 			// The table's name is the first attribute of all that can be in a table.
-			hit = hit || len(m.body) >= genmsgLen && m.body[0] == unix.NFPROTO_NETDEV && attrString(m.body[genmsgLen:], unix.NFTA_TABLE_NAME) == Table
+			hit = hit || len(m.Body) >= genmsgLen && m.Body[0] == unix.NFPROTO_NETDEV && nlmsg.String(nlmsg.Attr(m.Body[genmsgLen:], unix.NFTA_TABLE_NAME)) == Table
 		}
 	}
 }
