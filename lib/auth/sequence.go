@@ -119,13 +119,6 @@ func (m *Marks) Move(src netip.Addr, seq Sequence) {
 	}
 }
 
-// Forget removes the mark of src: the next verified packet sets it anew.
-func (m *Marks) Forget(src netip.Addr) {
-	if mk := m.find(src); mk != nil {
-		*mk = mark{}
-	}
-}
-
 // All yields the marks, to be stored and given to Move by the next process.
 func (m *Marks) All() iter.Seq2[netip.Addr, Sequence] {
 	return func(yield func(netip.Addr, Sequence) bool) {
@@ -140,16 +133,12 @@ func (m *Marks) All() iter.Seq2[netip.Addr, Sequence] {
 // find returns the mark of src, else a free one, else nil.
 func (m *Marks) find(src netip.Addr) *mark {
 	src = sender(src)
-	var free *mark
-	for i := range m.senders {
-		switch mk := &m.senders[i]; {
-		case mk.used && mk.src == src:
+	for i := range m.senders { // Those in use come first.
+		if mk := &m.senders[i]; !mk.used || mk.src == src {
 			return mk
-		case !mk.used && free == nil:
-			free = mk
 		}
 	}
-	return free
+	return nil
 }
 
 // sender brings the ways to write one address together: a second spelling would

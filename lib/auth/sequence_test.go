@@ -371,14 +371,6 @@ func TestMarks(t *testing.T) {
 	// A mark is never lowered, so an old file does no harm to a running process.
 	m.Move(sender(1), 1)
 	run(t, "after an older mark was restored", sender(1), 4, ErrReplay)
-
-	m.Forget(sender(2))
-	run(t, "forgotten, older", sender(2), 1, nil)
-	m.Forget(sender(3))
-	run(t, "first is still known beside a free mark", sender(1), 4, ErrReplay)
-	run(t, "fourth is still known behind a free mark", sender(4), 2, ErrReplay)
-	run(t, "fifth sender takes the free mark", sender(5), 1, nil)
-	m.Forget(sender(9))
 	if got := len(maps.Collect(m.All())); got != maxSenders {
 		t.Errorf("%d marks, want %d", got, maxSenders)
 	}

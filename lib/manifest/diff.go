@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"iter"
-	"strconv"
 	"strings"
 )
 
@@ -69,6 +68,3 @@ func (c Change) What() string {
 	differ("target", c.From.Target != c.To.Target)
 	return strings.Join(what, ", ")
 }
-
-// String is the path, quoted, and what differs.
-func (c Change) String() string { return strconv.Quote(c.Path) + ": " + c.What() }

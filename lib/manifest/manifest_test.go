@@ -229,7 +229,7 @@ func TestDiff(t *testing.T) {
 		dir("kind"), file("kind/in", ""), Entry{Path: "link", Kind: Link, Target: "b"}, file("content", "2"))
 	var got []string
 	for _, c := range Diff(from, to) {
-		got = append(got, c.String())
+		got = append(got, c.Path+": "+c.What())
 		if e := c.From; e != nil && (e.Path != c.Path || *e != must(from.Get(c.Path))) {
 			t.Errorf("%v: From is %+v", c, e)
 		}
@@ -237,8 +237,8 @@ func TestDiff(t *testing.T) {
 			t.Errorf("%v: To is %+v", c, e)
 		}
 	}
-	want := []string{`"both": content, mode`, `"content": content`, `"gone": removed`, `"kind": kind`, `"kind/in": new`,
-		`"link": target`, `"mode": mode`, `"new": new`, `"owner": owner`}
+	want := []string{"both: content, mode", "content: content", "gone: removed", "kind: kind", "kind/in: new",
+		"link: target", "mode: mode", "new: new", "owner: owner"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
