@@ -5,7 +5,6 @@
 package e2e
 
 import (
-	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -24,18 +23,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/test/lab"
 )
 
-// Most tests wait most of the time, so more of them than processors run at once.
-const labsAtOnce = "4"
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	chosen := false
-	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
-	if !chosen {
-		flag.Set("test.parallel", labsAtOnce)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(lab.RunTests(m, 4)) }
 
 const (
 	// limit is how long a test waits for something that takes no time.

@@ -3,12 +3,26 @@ package lab
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 )
+
+// RunTests is for the TestMain of a package whose tests run in labs: it runs them, atOnce side by side unless -parallel
+// says otherwise, and returns the exit status. Most tests wait most of the time, so that may be more than processors.
+func RunTests(m interface{ Run() int }, atOnce int) int {
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
+	if !chosen {
+		flag.Set("test.parallel", strconv.Itoa(atOnce))
+	}
+	return m.Run()
+}
 
 // TB is the part of testing.TB that is used here.
 type TB interface {

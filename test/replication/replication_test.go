@@ -6,7 +6,6 @@ package replication
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,18 +17,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/test/lab"
 )
 
-// Most tests wait some of the time, so more of them than processors run at once.
-const labsAtOnce = "3"
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	chosen := false
-	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
-	if !chosen {
-		flag.Set("test.parallel", labsAtOnce)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(lab.RunTests(m, 3)) }
 
 const (
 	// limit is how long a test waits for something that takes moments.
