@@ -1,23 +1,19 @@
 package mirror
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"path"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
-	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
 	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
+	"github.com/skudonet/skudonet-ce-cluster/lib/tail"
 )
 
 // Carrier connects to the peer over ssh, and rsync to the peer over that.
@@ -43,9 +39,12 @@ type pushing struct {
 	calls sync.WaitGroup // of -e programs
 	early *early         // for the first of them; the Carrier's mu guards this and the next
 	args  []string       // of the latest of them
-	said  lastLine       // standard error of the other half
+	said  *tail.Buffer   // standard error of the other half
 	err   error          // what carrying met; the Carrier's mu guards it
 }
+
+// keptStderr is how much of a program's standard error on the peer is kept.
+const keptStderr = 4096
 
 // beginLimit is the time in which the peer's program must begin to speak.
 const beginLimit = 20 * time.Second
@@ -68,7 +67,7 @@ func (c *Carrier) Dial(ctx context.Context) (Peer, error) {
 		return nil, err
 	}
 	c.notices(conn.Notices())
-	p := &connection{carrier: c, ssh: conn, words: map[string][]string{}}
+	p := &connection{carrier: c, ssh: conn, stderr: tail.New(keptStderr), words: map[string][]string{}}
 	if err := p.begin(ctx); err != nil {
 		conn.Close()
 		return nil, err
@@ -131,10 +130,10 @@ func (c *Carrier) Rsh(call *control.Call) {
 		if at.conn.Legacy() {
 			run = at.conn.plain
 		}
-		exit, err = run(at.ctx, at.root, call.Args, in, out, &at.said)
+		exit, err = run(at.ctx, at.root, call.Args, in, out, at.said)
 	}
 	if err == nil && exit != 0 {
-		text, remedy := rsync.Explain(exit, at.said.All())
+		text, remedy := rsync.Explain(exit, at.said.String())
 		err = &rsync.Failure{Exit: exit, Text: "rsync on the peer: " + text, Remedy: remedy}
 	}
 	if err != nil {
@@ -151,7 +150,7 @@ type connection struct {
 	session *remote.Session
 	client  *peer.Client // nil: legacy
 	hello   peer.Hello
-	stderr  lastLine
+	stderr  *tail.Buffer
 	words   map[string][]string // of rsync's -e, by root; the Carrier's mu guards them
 }
 
@@ -162,7 +161,7 @@ func (p *connection) begin(ctx context.Context) error {
 	}
 	p.session = session
 	var reading sync.WaitGroup
-	reading.Go(func() { io.Copy(&p.stderr, session.Stderr) })
+	reading.Go(func() { io.Copy(p.stderr, session.Stderr) })
 	limited, cancel := context.WithTimeout(ctx, beginLimit)
 	defer cancel()
 	p.client, p.hello, err = peer.Open(limited, session.Stdout, session.Stdin, p.carrier.Exclude)
@@ -182,7 +181,7 @@ func (p *connection) begin(ctx context.Context) error {
 		}
 		reading.Wait()
 		session.Close()
-		return &Trouble{fmt.Sprintf("skd-inotify peer ended there with exit status %d: %s", exit, p.stderr.String()),
+		return &Trouble{fmt.Sprintf("skd-inotify peer ended there with exit status %d: %s", exit, p.stderr.LastLine()),
 			"run it there by hand to see why: " + p.carrier.Command}
 	case limited.Err() != nil && ctx.Err() == nil:
 		session.Close()
@@ -221,7 +220,7 @@ func (p *connection) Err() error {
 	}
 	if p.client != nil {
 		if err := p.client.Err(); err != nil {
-			if said := p.stderr.String(); said != "" {
+			if said := p.stderr.LastLine(); said != "" {
 				return fmt.Errorf("%w; it said: %s", err, said)
 			}
 			return err
@@ -247,7 +246,7 @@ const farewell = time.Second
 func (p *connection) Push(ctx context.Context, t Transfer) error {
 	carrying, end := context.WithCancel(ctx)
 	defer end()
-	at := &pushing{ctx: carrying, conn: p, root: t.Root}
+	at := &pushing{ctx: carrying, conn: p, root: t.Root, said: tail.New(keptStderr)}
 	c := p.carrier
 	c.mu.Lock()
 	if !p.Legacy() {
@@ -257,7 +256,7 @@ func (p *connection) Push(ctx context.Context, t Transfer) error {
 	c.mu.Unlock()
 	job := rsync.Job{Source: t.Source, Files: t.Files, Whole: t.Whole}
 	if job.Whole {
-		job.Filters, job.TempDir = t.Set.Args(), p.temp(t.Root)
+		job.Filters, job.TempDir = t.Set.Args(), c.temp(t.Root)
 	}
 	_, err := c.Rsync.Run(ctx, job)
 	c.mu.Lock()
@@ -296,96 +295,6 @@ func (p *connection) Push(ctx context.Context, t Transfer) error {
 // half knows why.
 const lostPipes = 12
 
-// temp is the directory for rsync's temporary files on a peer without our program.
-func (p *connection) temp(root string) string {
-	for _, r := range p.carrier.Roots {
-		if r.Name == root {
-			return path.Join(path.Dir(r.Dir), fileset.TempName)
-		}
-	}
-	return ""
-}
-
 func (p *connection) rsync(ctx context.Context, root string, args []string, in io.Reader, out, errs io.Writer) (int, error) {
 	return p.client.Rsync(ctx, root, args, in, out, errs)
-}
-
-// plainMark tells where the output of a shell's start-up files ends.
-const plainMark = "skd-inotify: rsync begins"
-
-// plain runs rsync's other half in a session of its own, on a peer without our
-// program.
-func (p *connection) plain(ctx context.Context, root string, args []string, in io.Reader, out, errs io.Writer) (int, error) {
-	dir := ""
-	for _, r := range p.carrier.Roots {
-		if r.Name == root {
-			dir = r.Dir
-		}
-	}
-	temp := p.temp(root)
-	var words []string
-	for _, a := range args[1:] { // without the host
-		words = append(words, shellQuote(a))
-	}
-	session, err := p.ssh.Start(fmt.Sprintf("cd %s && mkdir -p -m 700 %s && echo && echo %s && { %s; e=$?; rm -rf %[2]s; exit $e; }",
-		shellQuote(dir), shellQuote(temp), shellQuote(plainMark), strings.Join(words, " ")))
-	if err != nil {
-		return 0, err
-	}
-	defer session.Close()
-	go func() {
-		<-ctx.Done()
-		session.Close()
-	}()
-	go func() {
-		io.Copy(session.Stdin, in)
-		session.Stdin.Close()
-	}()
-	var copying sync.WaitGroup
-	copying.Go(func() { io.Copy(errs, session.Stderr) })
-	copying.Go(func() {
-		r := bufio.NewReader(session.Stdout)
-		for seen := 0; seen < 64<<10; {
-			line, err := r.ReadString('\n')
-			if seen += len(line); err != nil || line == plainMark+"\n" {
-				break
-			}
-		}
-		io.Copy(out, r)
-	})
-	exit, err := session.Wait()
-	copying.Wait()
-	return exit, err
-}
-
-func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
-// lastLine keeps the end of what the peer's program says on standard error.
-type lastLine struct {
-	mu   sync.Mutex
-	kept []byte
-}
-
-func (l *lastLine) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.kept = append(l.kept, b...)
-	if over := len(l.kept) - 4096; over > 0 {
-		l.kept = l.kept[over:]
-	}
-	return len(b), nil
-}
-
-// All is what was kept.
-func (l *lastLine) All() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.kept)
-}
-
-func (l *lastLine) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	lines := bytes.Split(bytes.TrimSpace(l.kept), []byte("\n"))
-	return strings.ToValidUTF8(string(lines[len(lines)-1]), "?")
 }

@@ -31,7 +31,7 @@ func (p *connection) ahead(at *pushing) *early {
 	e := &early{args: args, in: newLate(), out: newLate(), cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(e.done)
-		e.exit, e.err = p.rsync(ctx, at.root, args, &e.in, &e.out, &at.said)
+		e.exit, e.err = p.rsync(ctx, at.root, args, &e.in, &e.out, at.said)
 		e.in.Close()
 		e.out.Close()
 	}()

@@ -2,7 +2,12 @@
 // the watcher saw, waits until it is quiet, sends it, and compares digests.
 //
 // One goroutine, Run, decides; one round is at work at a time, beside it, and
-// alone touches the trees (round.go). A third keeps the connection (connect.go).
+// alone touches the trees. A third keeps the connection (connect.go). A round
+// (round.go) looks at what has changed in each root (look.go, part.go), sends it
+// in batches of snapshots (push.go, batch.go), and has the peer confirm that it
+// has the same (confirm.go). The Peer over ssh is in carrier.go and early.go; for
+// one without our program there are legacy.go and plain.go.
+//
 // What must be sent again is never forgotten: a path leaves the engine only when
 // the digests of both nodes were equal with it, and after a round that broke, or
 // a connection that was lost, everything is compared.
@@ -100,9 +105,9 @@ type Engine struct {
 	wake  chan struct{}
 	poked chan struct{}
 
-	mu   sync.Mutex // guards mail and progress
+	mu   sync.Mutex // guards mail and said
 	mail []any
-	said progress
+	said string // what the round says of itself while it lasts
 
 	// What follows belongs to Run.
 	roots    []*root
@@ -140,18 +145,11 @@ type root struct {
 	away    bool // here or there nothing can be done in it; everything is compared at retry
 }
 
-// progress is what a round says of itself while it lasts.
-type progress struct {
-	words string
-	since time.Time
-}
-
 // waiter wants to know when both nodes have the same.
 type waiter struct {
-	full     bool // after a comparison of everything
-	started  bool // the round in question is at work
-	answer   chan error
-	progress func(string)
+	full    bool // after a comparison of everything
+	started bool // the round in question is at work
+	answer  chan error
 }
 
 // Messages to Run.
@@ -193,16 +191,16 @@ func (e *Engine) Poke() {
 // the same, or with what is in the way.
 func (e *Engine) Sync(ctx context.Context, progress func(string)) error {
 	e.Poke()
-	return e.wait(ctx, &waiter{full: true, progress: progress})
+	return e.wait(ctx, true, progress)
 }
 
 // Flush returns when everything seen so far is on the peer.
 func (e *Engine) Flush(ctx context.Context) error {
-	return e.wait(ctx, &waiter{progress: func(string) {}})
+	return e.wait(ctx, false, func(string) {})
 }
 
-func (e *Engine) wait(ctx context.Context, w *waiter) error {
-	w.answer = make(chan error, 1)
+func (e *Engine) wait(ctx context.Context, full bool, progress func(string)) error {
+	w := &waiter{full: full, answer: make(chan error, 1)}
 	e.post(given{w})
 	said := ""
 	tick := time.NewTicker(publishGap)
@@ -215,11 +213,11 @@ func (e *Engine) wait(ctx context.Context, w *waiter) error {
 			return context.Cause(ctx)
 		case <-tick.C:
 			e.mu.Lock()
-			words := e.said.words
+			words := e.said
 			e.mu.Unlock()
 			if words != "" && words != said {
 				said = words
-				w.progress(words)
+				progress(words)
 			}
 		}
 	}
@@ -237,7 +235,7 @@ func (e *Engine) post(m any) {
 
 func (e *Engine) say(words string) {
 	e.mu.Lock()
-	e.said = progress{words, time.Now()}
+	e.said = words
 	e.mu.Unlock()
 	select {
 	case e.wake <- struct{}{}:
@@ -419,7 +417,6 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 	}
 	w := e.gather(now, hurry)
 	if w.empty() && !w.full {
-		e.answer(func(w *waiter) bool { return !w.full && e.flushed() }, e.verdict(e.failures()))
 		return max(time.Millisecond, e.due(now)-now)
 	}
 	for _, waiter := range e.waiters {
@@ -533,7 +530,7 @@ func (e *Engine) finished(r result) {
 	e.stale = true
 	now := e.now()
 	e.mu.Lock()
-	e.said = progress{}
+	e.said = ""
 	e.mu.Unlock()
 	e.state.Runs += r.runs
 	if r.err != nil {
@@ -679,7 +676,7 @@ func (e *Engine) noteRoot(i int, r rootResult) {
 func (e *Engine) publish(next *time.Duration) {
 	now := e.now()
 	e.mu.Lock()
-	words := e.said.words
+	words := e.said
 	e.mu.Unlock()
 	if words != e.state.Progress {
 		e.state.Progress, e.stale = words, true

@@ -6,9 +6,12 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
@@ -151,4 +154,17 @@ func (r result) failedAny() bool {
 		}
 	}
 	return false
+}
+
+// name shows a path in words, whatever is in it. Of a long one the middle is left out.
+func name(p string) string {
+	const part = 100
+	if len(p) > 2*part {
+		p = strings.ToValidUTF8(p[:part], "") + "…" + strings.ToValidUTF8(p[len(p)-part:], "")
+	}
+	odd := func(r rune) bool { return r == ' ' || r == '"' || r == utf8.RuneError || !unicode.IsPrint(r) }
+	if strings.ContainsFunc(p, odd) {
+		return strconv.Quote(p)
+	}
+	return p
 }

@@ -32,6 +32,7 @@ func TestSession(t *testing.T) {
 	t.Parallel()
 	conn := newLab(t, "ed25519").dial()
 	big := strings.Repeat("0123456789abcdef", 3<<16) // 3 MiB, more than a window
+	odd := "it's $HOME, 'so' `id` \"x\" \\ * ~ ;\n# \xff"
 	for _, c := range []struct {
 		command, input, out, errs string
 		exit                      int
@@ -43,6 +44,7 @@ func TestSession(t *testing.T) {
 		{"kill -TERM $$", "", "", "", 143},
 		{"no-such-program 2>/dev/null", "", "", "", 127},
 		{"tty", "", "not a tty\n", "", 1},
+		{"printf '%s|' " + Quote(odd) + " " + Quote("") + " " + Quote("'"), "", odd + "||'|", "", 0},
 		// The input is closed long before the output ends.
 		{"cat >/dev/null; sleep 0.1; echo late", "x", "late\n", "", 0},
 	} {

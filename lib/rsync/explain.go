@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"unicode"
 )
@@ -18,7 +19,7 @@ func Explain(exit int, stderr string) (text, remedy string) {
 		if e.exit != 0 && e.exit != exit {
 			continue
 		}
-		if found := e.pattern.FindStringSubmatch(m.text); found != nil {
+		if found := e.pattern().FindStringSubmatch(m.text); found != nil {
 			return expand(e.text, found), expand(e.remedy, found)
 		}
 	}
@@ -54,41 +55,47 @@ const (
 // explanations are found in the messages, first match wins. An exit of 0 is any.
 var explanations = []struct {
 	exit         int
-	pattern      *regexp.Regexp
+	pattern      func() *regexp.Regexp
 	text, remedy string
 }{
-	{0, regexp.MustCompile(`(?m)^skd-inotify rsh: (.*)$`),
+	{0, later(`(?m)^skd-inotify rsh: (.*)$`),
 		"rsync did not reach the daemon: $1", again},
-	{0, regexp.MustCompile(`(?m)is your shell clean`),
+	{0, later(`(?m)is your shell clean`),
 		"on the peer something is printed before rsync speaks",
 		"root's shell start files there (~/.bashrc) must print nothing without a terminal"},
-	{0, regexp.MustCompile(`(?m)^(?:rsync: )?(?:on remote machine: )?(\S+): unknown option[\s\S]*connection unexpectedly closed`),
+	{0, later(`(?m)^(?:rsync: )?(?:on remote machine: )?(\S+): unknown option[\s\S]*connection unexpectedly closed`),
 		"the peer's rsync does not know the option $1",
 		"take it out of $$rsync_args, or " + install},
-	{0, regexp.MustCompile(`(?m)^(?:rsync: )?(\S+): unknown option`),
+	{0, later(`(?m)^(?:rsync: )?(\S+): unknown option`),
 		"rsync does not know the option $1",
 		"take it out of $$rsync_args, or " + install},
-	{0, regexp.MustCompile(`(?m)^The temp-dir does not exist: (.*)$`),
+	{0, later(`(?m)^The temp-dir does not exist: (.*)$`),
 		"the directory for temporary files is missing on the peer: $1",
 		"mkdir -m 700 it there, or restart skd-inotify there; " + again},
-	{0, regexp.MustCompile(`(?m)could not make way for .*: (.*)$`),
+	{0, later(`(?m)could not make way for .*: (.*)$`),
 		"on the peer a directory that is not empty is where something else belongs: $1",
 		"it holds files of the peer's own; move them away there"},
-	{127, regexp.MustCompile(``),
+	{127, later(``),
 		"there is no rsync on the peer",
 		installThere},
-	{0, regexp.MustCompile(`(?m)rsync: (?:command )?not found$`),
+	{0, later(`(?m)rsync: (?:command )?not found$`),
 		"there is no rsync on the peer",
 		installThere},
-	{126, regexp.MustCompile(``),
+	{126, later(``),
 		"the peer's rsync cannot be executed",
 		"check $$rsync in the peer's skudonet-cluster.conf, and chmod 755 that file"},
-	{24, regexp.MustCompile(`(?m)^file has vanished: (".*")`),
+	{24, later(`(?m)^file has vanished: (".*")`),
 		"files vanished while they were sent: $1 and maybe more",
 		""},
-	{12, regexp.MustCompile(`\(0 bytes received so far\) \[sender\]`),
+	{12, later(`\(0 bytes received so far\) \[sender\]`),
 		"the peer's rsync did not start, or ended at once",
 		"see the peer's log; " + again},
+}
+
+// later compiles a pattern when it is first needed: Rsh is started with each run
+// of rsync, and needs none.
+func later(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
 }
 
 // expand puts what a pattern found into a text: $1, and $$ for a dollar.
@@ -145,10 +152,10 @@ type messages struct {
 }
 
 var (
-	faultLine = regexp.MustCompile(`^(?:rsync: )?(?:\[(\w+)\] )?(.*): ([^:]*) \((\d+)\)$`)
+	faultLine = later(`^(?:rsync: )?(?:\[(\w+)\] )?(.*): ([^:]*) \((\d+)\)$`)
 	// A temporary file has another name each time; the same fault shall have the same words.
-	temporary = regexp.MustCompile(`^(?:mkstemp|rename|copy) (".*)\.\w{6}"(?: -> (".*"))?(?: failed)?$`)
-	finalLine = regexp.MustCompile(`^rsync (?:error|warning): .*\(code \d+\) at .* \[(\w+)=`)
+	temporary = later(`^(?:mkstemp|rename|copy) (".*)\.\w{6}"(?: -> (".*"))?(?: failed)?$`)
+	finalLine = later(`^rsync (?:error|warning): .*\(code \d+\) at .* \[(\w+)=`)
 )
 
 func readMessages(stderr string) messages {
@@ -161,14 +168,14 @@ func readMessages(stderr string) messages {
 	}
 	m.text = strings.Join(lines, "\n")
 	for _, line := range lines {
-		if found := finalLine.FindStringSubmatch(line); found != nil {
+		if found := finalLine().FindStringSubmatch(line); found != nil {
 			m.roles = found[1]
 			continue
 		}
 		if !strings.HasPrefix(line, "***") {
 			m.last = strings.TrimPrefix(line, "rsync: ")
 		}
-		found := faultLine.FindStringSubmatch(line)
+		found := faultLine().FindStringSubmatch(line)
 		if found == nil {
 			continue
 		}
@@ -177,7 +184,7 @@ func readMessages(stderr string) messages {
 			continue
 		}
 		f := fault{what: found[2], errno: syscall.Errno(n), words: found[3]}
-		if made := temporary.FindStringSubmatch(f.what); made != nil {
+		if made := temporary().FindStringSubmatch(f.what); made != nil {
 			f.path = first(made[2], made[1]+`"`)
 		} else if i, j := strings.IndexByte(f.what, '"'), strings.LastIndexByte(f.what, '"'); i < j {
 			f.path = f.what[i : j+1]

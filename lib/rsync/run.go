@@ -10,11 +10,12 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/tail"
 )
 
 // SocketVariable is the environment variable that tells Rsh where the daemon listens.
@@ -118,12 +119,12 @@ func (j Job) split() (top, rest *Job) {
 
 func (r Runner) run(ctx context.Context, j Job) (Result, error) {
 	began := time.Now()
-	stderr := tail{limit: keptStderr}
+	stderr := tail.New(keptStderr)
 	cmd := &exec.Cmd{
 		Args:  append([]string{r.program()}, r.args(j)...),
 		Env:   r.env(),
 		Dir:   "/",
-		Stdin: strings.NewReader(j.list()), Stderr: &stderr,
+		Stdin: strings.NewReader(j.list()), Stderr: stderr,
 		SysProcAttr: ownGroup(),
 		WaitDelay:   grace, // for a stray process that holds standard error
 	}
@@ -322,32 +323,4 @@ func exitStatus(p *os.ProcessState) int {
 		return 128 + int(w.Signal())
 	}
 	return p.ExitCode()
-}
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	limit int
-	mu    sync.Mutex
-	kept  []byte
-	cut   bool
-}
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.kept = append(t.kept, b...)
-	if over := len(t.kept) - t.limit; over > 0 {
-		t.kept = append(t.kept[:0], t.kept[over:]...)
-		t.cut = true
-	}
-	return len(b), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.cut {
-		return "…" + string(t.kept)
-	}
-	return string(t.kept)
 }

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/tail"
 )
 
 // oldest is the first rsync that can do what we ask of it.
@@ -27,10 +28,10 @@ func Version(ctx context.Context, program string) (string, error) {
 	r := Runner{Program: program}
 	ctx, cancel := context.WithTimeoutCause(ctx, askLimit, fmt.Errorf("no answer within %v", askLimit))
 	defer cancel()
-	out := tail{limit: keptStderr}
+	out := tail.New(keptStderr)
 	cmd := &exec.Cmd{
 		Args: []string{r.program(), "--version"}, Env: r.env(), Dir: "/",
-		Stdout: &out, Stderr: io.Discard, WaitDelay: grace,
+		Stdout: out, Stderr: io.Discard, WaitDelay: grace,
 		SysProcAttr: ownGroup(),
 	}
 	var err error
@@ -50,11 +51,11 @@ func Version(ctx context.Context, program string) (string, error) {
 	return v, nil
 }
 
-var versionLine = regexp.MustCompile(`(?m)^rsync +version v?(\d+\.\d+\S*)`)
+var versionLine = later(`(?m)^rsync +version v?(\d+\.\d+\S*)`)
 
 // parseVersion finds the version in "rsync  version 3.2.7  protocol version 31".
 func parseVersion(text string) (string, bool) {
-	found := versionLine.FindStringSubmatch(text)
+	found := versionLine().FindStringSubmatch(text)
 	if found == nil || len(found[1]) > 64 {
 		return "", false
 	}

@@ -1,0 +1,197 @@
+package mirror
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
+	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
+)
+
+// compare asks the peer what it has, and wants everything sent that differs.
+func (r *round) compare(ctx context.Context, w work, parts []*part) error {
+	r.say("comparing all files with the peer")
+	answers, err := askDigest(ctx, w.peer, r.request(parts, true, w.read), wholeLimit)
+	if err != nil {
+		return err
+	}
+	for _, p := range parts {
+		a, ok := p.answer(answers)
+		if !ok {
+			continue
+		}
+		p.refuse(a.Problems)
+		p.digest = p.own()
+		if p.equal(a) {
+			clear(p.wanted)
+			clear(p.before)
+			continue
+		}
+		if err := p.differences(ctx, w.peer, !w.fresh); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verify has the peer remove and look, and compares. It tells whether there is
+// something to repair, which is then wanted.
+func (r *round) verify(ctx context.Context, with Peer, parts []*part, try int, res *result) (again bool, err error) {
+	answers, err := askDigest(ctx, with, r.request(parts, false, false), answerLimit)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range parts {
+		a, ok := p.answer(answers)
+		if !ok {
+			continue
+		}
+		res.partial = res.partial || !a.Walked
+		p.refuse(a.Problems)
+		p.digest = p.own()
+		if p.equal(a) {
+			clear(p.wanted)
+			continue
+		}
+		if err := p.differences(ctx, with, true); err != nil {
+			return false, err
+		}
+		if p.said == nil && try < attempts {
+			again = again || len(p.wanted) > 0
+			continue
+		}
+		for path := range p.wanted {
+			p.fail(path)
+		}
+		clear(p.wanted)
+	}
+	return again, nil
+}
+
+// differences wants exactly that sent in which the peer differs.
+// With repair, what nobody changed here was changed there.
+func (p *part) differences(ctx context.Context, with Peer, repair bool) error {
+	changed := maps.Clone(p.wanted)
+	limited, cancel := limit(ctx, wholeLimit)
+	defer cancel()
+	theirs, err := with.Manifest(limited, p.Name)
+	if err != nil {
+		return err
+	}
+	clear(p.wanted)
+	clear(p.before)
+	for _, c := range manifest.Diff(theirs, p.tree.Manifest()) {
+		if p.excepted(c.Path) {
+			continue
+		}
+		p.wanted[c.Path] = true
+		if c.From != nil {
+			p.before[c.Path] = *c.From
+		}
+		if repair && !changed[c.Path] {
+			p.repairs[c.Path] = true
+		}
+	}
+	return nil
+}
+
+func (p *part) own() manifest.Digest {
+	list, _ := p.exceptions()
+	return p.tree.Manifest().DigestExcept(list)
+}
+
+func (p *part) equal(a peer.RootDigest) bool {
+	_, wide := p.exceptions()
+	return a.Digest == p.digest && !wide
+}
+
+// request asks for all digests, and to look again at what was sent.
+func (r *round) request(parts []*part, full, read bool) (req peer.DigestRequest) {
+	for _, p := range parts {
+		except, _ := p.exceptions()
+		look := peer.Look{Root: p.Name, Full: full, Read: read, Paths: peerNames(p.sent), Remove: p.gone,
+			Except: peerNames(except)}
+		req.Roots = append(req.Roots, look)
+	}
+	return req
+}
+
+func peerNames(paths []string) []peer.Name {
+	names := make([]peer.Name, len(paths))
+	for i, p := range paths {
+		names[i] = peer.Name(p)
+	}
+	return names
+}
+
+// answer picks the one for this root, if there is one.
+func (p *part) answer(answers []peer.RootDigest) (peer.RootDigest, bool) {
+	for _, a := range answers {
+		switch {
+		case a.Root != p.Name:
+		case a.Failed != "":
+			p.trouble = &Trouble{p.Dir + " cannot be read on the peer: " + a.Failed, "is a disk not mounted there?"}
+			return a, false
+		default:
+			return a, true
+		}
+	}
+	p.trouble = &Trouble{"the peer does not answer for " + p.Dir, "see its skudonet-cluster.conf: $configdir, $rttables"}
+	return peer.RootDigest{}, false
+}
+
+func (p *part) refuse(problems []peer.Problem) {
+	for _, problem := range problems {
+		p.refused[string(problem.Path)] = "on the peer: " + problem.Text
+	}
+}
+
+// fail says why a path is not the same on the peer.
+func (p *part) fail(path string) {
+	words := "is different on the peer after it was sent; something there changes it"
+	if p.excepted(path) {
+		words = "not compared, because a directory above it is not the same"
+	}
+	if why, ok := p.refused[path]; ok {
+		words = why
+	} else if p.said != nil {
+		words, _ = explain(p.said)
+		if remedy := p.remedy(); remedy != "" {
+			words += " (" + remedy + ")"
+		}
+	}
+	p.failed = append(p.failed, failure{path, words})
+	p.except[path] = true
+	delete(p.changes, path)
+}
+
+// remedy is rsync's, without what is done anyway.
+func (p *part) remedy() string {
+	_, remedy := explain(p.said)
+	if strings.HasSuffix(remedy, "tried again by itself") || strings.HasSuffix(remedy, "repeated by itself") {
+		remedy, _, _ = strings.Cut(remedy, "; ")
+		if strings.Contains(remedy, "by itself") {
+			return ""
+		}
+	}
+	return remedy
+}
+
+// A peer that answers nothing for so long hangs, although its ssh may be alive.
+const (
+	answerLimit = time.Minute      // to a look at what was sent
+	wholeLimit  = 10 * time.Minute // to a look at everything
+)
+
+func limit(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("skd-inotify there has not answered for %v", d))
+}
+
+func askDigest(ctx context.Context, p Peer, q peer.DigestRequest, d time.Duration) ([]peer.RootDigest, error) {
+	ctx, cancel := limit(ctx, d)
+	defer cancel()
+	return p.Digest(ctx, q)
+}
