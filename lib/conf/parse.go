@@ -140,7 +140,7 @@ func (p *parser) statement(s string) (rest string, ok bool) {
 	}
 	name := ""
 	if rest, ok := strings.CutPrefix(s, "$"); ok {
-		name = identifier.FindString(rest)
+		name = identifier().FindString(rest)
 	}
 	if name == "" {
 		p.fail(p.line, "", `want $name="value"; or a comment that starts with #`)

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // literal is what one Perl literal says.
@@ -17,17 +18,23 @@ type literal struct {
 var (
 	// Numbers whose text in Perl is certain: no octal, no hex, no v-string
 	// (192.168.1.1 without quotes is four characters), few enough digits.
-	bareNumber = regexp.MustCompile(`^(?:(?:-?[1-9][0-9]{0,17}|0)(?:\.[0-9]{0,15})?|\.[0-9]{1,15})$`)
-	bareWord   = regexp.MustCompile(`^(?:true|false|yes|no)$`)
-	identifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*`)
+	bareNumber = later(`^(?:(?:-?[1-9][0-9]{0,17}|0)(?:\.[0-9]{0,15})?|\.[0-9]{1,15})$`)
+	bareWord   = later(`^(?:true|false|yes|no)$`)
+	identifier = later(`^[A-Za-z_][A-Za-z0-9_]*`)
 	// Inside a string Perl reads packages too, also by the old separator:
 	// "$interface's" is the variable s of the package interface.
-	qualified = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z0-9_]*|'[A-Za-z_][A-Za-z0-9_]*)*`)
-	braced    = regexp.MustCompile(`^\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}`)
-	hexBraces = regexp.MustCompile(`^\{\s*([0-9A-Fa-f]{1,8})\s*\}`)
-	hexPlain  = regexp.MustCompile(`^[0-9A-Fa-f]{1,2}`)
-	octal     = regexp.MustCompile(`^[0-7]{1,3}`)
+	qualified = later(`^[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z0-9_]*|'[A-Za-z_][A-Za-z0-9_]*)*`)
+	braced    = later(`^\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}`)
+	hexBraces = later(`^\{\s*([0-9A-Fa-f]{1,8})\s*\}`)
+	hexPlain  = later(`^[0-9A-Fa-f]{1,2}`)
+	octal     = later(`^[0-7]{1,3}`)
 )
+
+// later compiles a pattern when it is first needed. Programs that read no
+// configuration start faster then.
+func later(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
+}
 
 var pairs = map[byte]byte{'(': ')', '[': ']', '{': '}', '<': '>', '|': '|', '/': '/', '!': '!', '~': '~'}
 
@@ -66,9 +73,9 @@ func (l *lexer) bare() error {
 		word = word[:end]
 	}
 	switch {
-	case bareWord.MatchString(word), bareNumber.MatchString(word) && !strings.Contains(word, "."):
+	case bareWord().MatchString(word), bareNumber().MatchString(word) && !strings.Contains(word, "."):
 		l.value = []byte(word)
-	case bareNumber.MatchString(word):
+	case bareNumber().MatchString(word):
 		// Perl shows a fraction with %.15g: 1.50 is "1.5".
 		f, _ := strconv.ParseFloat(word, 64) // the pattern lets no other text through
 		l.value = strconv.AppendFloat(nil, f, 'g', 15, 64)
@@ -137,17 +144,17 @@ func (l *lexer) escape() error {
 	var digits string
 	base := 16
 	switch {
-	case c == 'x' && hexBraces.MatchString(l.rest):
-		m := hexBraces.FindStringSubmatch(l.rest)
+	case c == 'x' && hexBraces().MatchString(l.rest):
+		m := hexBraces().FindStringSubmatch(l.rest)
 		digits, l.rest = m[1], l.rest[len(m[0]):]
-	case c == 'x' && hexPlain.MatchString(l.rest):
-		digits = hexPlain.FindString(l.rest)
+	case c == 'x' && hexPlain().MatchString(l.rest):
+		digits = hexPlain().FindString(l.rest)
 		l.rest = l.rest[len(digits):]
 	case c == 'x':
 		return errors.New(`\x without a hexadecimal number`)
 	case '0' <= c && c <= '7':
 		base = 8
-		digits = octal.FindString(string(c) + l.rest)
+		digits = octal().FindString(string(c) + l.rest)
 		l.rest = l.rest[len(digits)-1:]
 	case strings.IndexByte("luLUQEFNoc", c) >= 0:
 		return errors.New(`an escape that is not read here (\l \u \L \U \Q \E \F \N \o \c): write the characters themselves, \\ for a backslash`)
@@ -170,9 +177,9 @@ func (l *lexer) escape() error {
 // variable reads what follows $ in a string that interpolates.
 func (l *lexer) variable() error {
 	var name string
-	if m := braced.FindStringSubmatch(l.rest); m != nil {
+	if m := braced().FindStringSubmatch(l.rest); m != nil {
 		name, l.rest = m[1], l.rest[len(m[0]):]
-	} else if name = qualified.FindString(l.rest); name == "" {
+	} else if name = qualified().FindString(l.rest); name == "" {
 		return errors.New(`a $ that begins no name: write \$, or use single quotes`)
 	} else {
 		l.rest = l.rest[len(name):]
