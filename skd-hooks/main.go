@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -36,33 +35,28 @@ func main() {
 	cmdline.End(app().RunContext(ctx, os.Args))
 }
 
-// variables of the daemon's say where things are.
-var variables = map[string]string{
-	"config": hook.EnvConfig, "status-file": hook.EnvStatusFile, "run-dir": hook.EnvRunDir, "state-dir": hook.EnvStateDir,
-}
-
 func app() *cli.App {
 	command := func(verb, text string, run func(*cli.Context) error, flags ...cli.Flag) *cli.Command {
 		return cmdline.Command(name, verb, text, run, flags...)
 	}
 	return &cli.App{
 		Name: name, HelpName: name, Usage: "the slow part of a promotion or demotion in a Skudonet CE cluster",
-		UsageText: "skd-hooks [options] start|stop|advertisement|status", Description: description, Version: version.Version,
+		UsageText: "skd-hooks [options] start|stop|advertisement|status|retire", Description: description, Version: version.Version,
 		HideHelpCommand: true,
-		Flags:           cmdline.Places(func(option string) []string { return []string{variables[option]} }),
+		Flags:           cmdline.Places(cmdline.DaemonEnv),
 		OnUsageError:    cmdline.OnUsageError(name), ExitErrHandler: cmdline.KeepErrors,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return cmdline.UsageError(name, fmt.Errorf("unknown command %q; see skd-hooks --help", c.Args().First()))
 			}
-			return cmdline.UsageError(name, errors.New("want a command: start, stop, advertisement or status; see skd-hooks --help"))
+			return cmdline.UsageError(name, errors.New("want a command: start, stop, advertisement, status or retire; see skd-hooks --help"))
 		},
 		Commands: []*cli.Command{
 			command("start", "start Skudonet and the replicator, as a master does", func(c *cli.Context) error { return transition(c, startSteps) }),
 			command("stop", "stop the replicator and Skudonet, as a backup does", func(c *cli.Context) error { return transition(c, stopSteps) }),
 			command("advertisement", "send gratuitous ARP for every virtual address, on a master", announce),
-			command("status", "say what the node is, since when and why, and what is wrong", report,
-				&cli.BoolFlag{Name: "json", Usage: "as JSON"}),
+			command("status", "say what the node is, since when and why, and what is wrong", report, cmdline.JSON()),
+			command("retire", "stop what version 2.0 of the package has left running", retire),
 		},
 	}
 }
@@ -92,16 +86,5 @@ func load(c *cli.Context) (cluster, error) {
 // report prints what the files say about the node.
 func report(c *cli.Context) error {
 	r := status.Inspect(cmdline.Option(c, "status-file"), cmdline.Option(c, "run-dir"))
-	err := error(nil)
-	if c.Bool("json") {
-		out := json.NewEncoder(os.Stdout)
-		out.SetIndent("", "  ")
-		err = out.Encode(r)
-	} else {
-		err = r.WriteText(os.Stdout)
-	}
-	if err != nil {
-		return err
-	}
-	return cli.Exit("", int(r.Health))
+	return cmdline.Show(c, r, int(r.Health))
 }

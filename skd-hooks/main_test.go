@@ -434,9 +434,9 @@ func TestReplicator(t *testing.T) {
 	out := n.hooks(0, "start")
 	pid := n.sh("cat /run/skudonet-ce-cluster/inotify.pid")
 	n.contains(out, "\nreplicator: started as process "+pid+"\n")
-	n.equal("its arguments and time", n.sh("cat /run/replicator"), "-c /mnt/skudonet-cluster.conf --status-file /mnt/status "+
-		"--run-dir /run/skudonet-ce-cluster --state-dir /var/lib/skudonet-ce-cluster; calls: start, started")
-	n.contains(n.sh("ps -eo pid,args"), pid+" "+shownAs+" -c ")
+	n.equal("its arguments and time", n.sh("cat /run/replicator"), "--config /mnt/skudonet-cluster.conf "+
+		"--run-dir /run/skudonet-ce-cluster --state-dir /var/lib/skudonet-ce-cluster --status-file /mnt/status; calls: start, started")
+	n.contains(n.sh("ps -eo pid,args"), pid+" "+shownAs+" --config ")
 	n.equal("what it holds", n.sh("readlink /proc/"+pid+"/cwd /proc/"+pid+"/fd/[012] | xargs"), "/ /dev/null /dev/null /dev/null")
 	n.contains(n.hooks(0, "start"), "replicator: runs already, as process "+pid)
 	n.equal("its lives", n.sh("wc -l < /run/replicator"), "1")
@@ -523,6 +523,12 @@ func TestReplicatorOfSystemd(t *testing.T) {
 	unit("start-stop-daemon --start --background --exec " + filepath.Dir(program) + "/skd-inotify -- --run-dir /run/skudonet-ce-cluster")
 	n.contains(n.hooks(0, "start"), "replicator: started as process ")
 	told("start")
+	const file = "/run/skudonet-ce-cluster/skdinotify.env"
+	n.equal("its environment", n.sh("cat "+file), `SKD_CONFIG="/mnt/skudonet-cluster.conf"
+SKD_RUN_DIR="/run/skudonet-ce-cluster"
+SKD_STATE_DIR="/var/lib/skudonet-ce-cluster"
+SKD_STATUS_FILE="/mnt/status"`)
+	n.equal("that file's mode", n.sh("stat -c %a "+file), "644")
 	n.equal("its arguments", n.sh("cut -d';' -f1 /run/replicator"), "--run-dir /run/skudonet-ce-cluster")
 	n.contains(n.hooks(0, "start"), "replicator: runs already")
 	n.contains(n.hooks(0, "stop"), "replicator: stopped\n")
@@ -536,6 +542,25 @@ func TestReplicatorOfSystemd(t *testing.T) {
 	n.contains(n.hooks(1, "start"), "replicator: failed: started, but not running after 2s")
 	n.sh("echo REFUSE=1 >> /run/behave")
 	n.contains(n.hooks(1, "start"), "replicator: failed: systemctl: exit status 4: Transaction is destructive.")
+}
+
+func TestQuote(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                     `""`,
+		"/etc/skd.conf":        `"/etc/skd.conf"`,
+		"/a b/ü'#;=%n\t":       "\"/a b/ü'#;=%n\t\"",
+		"/a\"b\\c$d`e`":        "\"/a\\\"b\\\\c\\$d\\`e\\`\"",
+		"/two\nSKD_RUN_DIR=/x": "\"/two\nSKD_RUN_DIR=/x\"",
+	} {
+		if got, err := quote(text); err != nil || got != want {
+			t.Errorf("%q: %s, %v; want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"/a\rb", "/\x1b[31m", "/\x7f", "/\xff", "/caf\xe9"} {
+		if got, err := quote(text); err == nil {
+			t.Errorf("%q is quoted as %s, but systemd refuses it", text, got)
+		}
+	}
 }
 
 // A start hook that is ended in the middle of a start, and the stop hook of the

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -49,7 +48,7 @@ func app() *cli.App {
 		Name: program, HelpName: program, Usage: "mirrors the configuration of a Skudonet CE cluster's master to the backup",
 		UsageText:   "skd-inotify [-c FILE] [-n] [options]\nskd-inotify [options] status|sync|peer",
 		Description: description, Version: version.Version, HideHelpCommand: true,
-		Flags:        append(cmdline.Places(cmdline.NoEnv), &cli.BoolFlag{Name: "check", Aliases: []string{"n"}, Usage: "check the configuration and exit: 0 right, 2 wrong"}),
+		Flags:        append(cmdline.Places(cmdline.DaemonEnv), &cli.BoolFlag{Name: "check", Aliases: []string{"n"}, Usage: "check the configuration and exit: 0 right, 2 wrong"}),
 		OnUsageError: cmdline.OnUsageError(program), ExitErrHandler: cmdline.KeepErrors,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -61,8 +60,7 @@ func app() *cli.App {
 			return serve(c)
 		},
 		Commands: []*cli.Command{
-			command("status", "say whether the backup has the same, or how far it is behind", report,
-				&cli.BoolFlag{Name: "json", Usage: "as JSON"}),
+			command("status", "say whether the backup has the same, or how far it is behind", report, cmdline.JSON()),
 			command("sync", "compare everything now, and wait until both nodes have the same", synchronize),
 			command("peer", "answer the master; started by it through ssh", answer),
 		},
@@ -78,7 +76,7 @@ func check(path string) error {
 	if err != nil {
 		return cli.Exit(err, cmdline.Usage)
 	}
-	_, said, err := options(c)
+	_, said, err := readRules(c)
 	for _, text := range said {
 		fmt.Fprintln(os.Stderr, text)
 	}
@@ -92,18 +90,7 @@ func check(path string) error {
 // report prints what the files say about replication.
 func report(c *cli.Context) error {
 	r := status.InspectReplication(cmdline.Option(c, "status-file"), cmdline.Option(c, "run-dir"))
-	err := error(nil)
-	if c.Bool("json") {
-		out := json.NewEncoder(os.Stdout)
-		out.SetIndent("", "  ")
-		err = out.Encode(r)
-	} else {
-		err = r.WriteText(os.Stdout)
-	}
-	if err != nil {
-		return err
-	}
-	return cli.Exit("", int(r.Health))
+	return cmdline.Show(c, r, int(r.Health))
 }
 
 // synchronize has the daemon compare everything.

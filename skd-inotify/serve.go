@@ -74,7 +74,7 @@ func serve(c *cli.Context) error {
 			said = append(said, n.String())
 		}
 		var more []string
-		d.policy, more, err = options(cfg)
+		d.rules, more, err = readRules(cfg)
 		said = append(said, more...)
 	}
 	if err != nil {
@@ -108,27 +108,31 @@ func terminalOrNil() io.Writer {
 	return nil
 }
 
-// options reads what $rsync_args and $exclude mean here.
-func options(c conf.Config) (rsync.Policy, []string, error) {
+// rules are what $rsync_args and $exclude mean here.
+type rules struct {
+	policy  rsync.Policy
+	exclude fileset.List
+}
+
+// readRules reads them, and says what of them is not honoured.
+func readRules(c conf.Config) (r rules, said []string, err error) {
 	file := filepath.Base(c.Path)
-	policy, err := rsync.ParseArgs(c.RsyncArgs)
-	if err != nil {
-		return policy, nil, fmt.Errorf("%s: $rsync_args: %w", file, err)
+	if r.policy, err = rsync.ParseArgs(c.RsyncArgs); err != nil {
+		return r, nil, fmt.Errorf("%s: $rsync_args: %w", file, err)
 	}
-	var said []string
 	if c.RsyncArgs != defaultOf("rsync_args") { // what nobody wrote needs no comment
-		for _, text := range policy.Notices {
+		for _, text := range r.policy.Notices {
 			said = append(said, file+": $rsync_args: "+text)
 		}
 	}
-	_, notices, err := fileset.ParseList(c.Exclude, peer.ReadRules)
-	if err != nil {
-		return policy, said, fmt.Errorf("%s: $exclude: %w", file, err)
+	var notices []string
+	if r.exclude, notices, err = fileset.ParseList(c.Exclude, peer.ReadRules); err != nil {
+		return r, said, fmt.Errorf("%s: $exclude: %w", file, err)
 	}
 	for _, text := range notices {
 		said = append(said, file+": $exclude: "+text)
 	}
-	return policy, said, nil
+	return r, said, nil
 }
 
 // defaultOf is the default of a key of the configuration.
@@ -146,7 +150,7 @@ type service struct {
 	config, statusFile, runDir, stateDir string
 
 	conf   conf.Config
-	policy rsync.Policy
+	rules  rules
 	log    *slog.Logger
 	engine *mirror.Engine
 }
@@ -184,21 +188,21 @@ func (d *service) run(stop <-chan os.Signal) error {
 	}
 	carrier := &mirror.Carrier{
 		SSH:     remote.Config{Host: d.conf.RemoteIP, Port: d.conf.SSHPort, KeyFile: d.conf.SSHKey},
-		Rsync:   rsync.Runner{Program: d.conf.Rsync, Shell: []string{self, "rsh"}, Socket: socket, Policy: d.policy},
+		Rsync:   rsync.Runner{Program: d.conf.Rsync, Shell: []string{self, "rsh"}, Socket: socket, Policy: d.rules.policy},
 		Command: d.peerCommand(), Exclude: d.conf.Exclude, Roots: roots, Notice: once(d.log.Warn),
 	}
 	troubles := trouble.New(d.log)
-	eyes := &eyes{}
+	watcher := &watcher{}
 	d.engine = mirror.New(mirror.Config{
 		Roots: roots, Exclude: d.conf.Exclude, Peer: d.conf.RemoteIP.String(), Version: version.Version,
-		MemoryStage: filepath.Join(d.runDir, stageName), DiskStage: filepath.Join(d.stateDir, stageName), Direct: d.policy.Direct, Verify: d.conf.VerifyInterval,
-		Dial: carrier.Dial, Blind: eyes.blind, Refresh: eyes.refresh, Publish: d.publish(troubles),
+		MemoryStage: filepath.Join(d.runDir, stageName), DiskStage: filepath.Join(d.stateDir, stageName), Direct: d.rules.policy.Direct, Verify: d.conf.VerifyInterval,
+		Dial: carrier.Dial, Blind: watcher.blind, Refresh: watcher.refresh, Publish: d.publish(troubles),
 		Log: d.log, Troubles: troubles,
 	})
 	ctx, end := context.WithCancelCause(context.Background())
 	defer end(nil)
-	eyes.open(d.conf, roots, d.engine.Changed)
-	defer eyes.close()
+	watcher.open(roots, d.rules.exclude, d.engine.Changed)
+	defer watcher.close()
 	defer d.watchStatus(ctx, end)()
 	var work sync.WaitGroup
 	work.Go(func() { d.accept(ctx, listener, carrier) })
@@ -342,37 +346,36 @@ func (d *service) watchStatus(ctx context.Context, end context.CancelCauseFunc) 
 	}
 }
 
-// eyes are the watcher of the trees, or what is known instead of it.
-type eyes struct {
-	watcher *tree.Watcher
-	none    error
+// watcher sees the changes of the trees, or knows why it cannot.
+type watcher struct {
+	trees  *tree.Watcher
+	failed error
 }
 
-func (e *eyes) open(c conf.Config, roots []mirror.Root, sink func(tree.Event)) {
-	ours, _, _ := fileset.ParseList(c.Exclude, peer.ReadRules) // read before
+func (w *watcher) open(roots []mirror.Root, exclude fileset.List, sink func(tree.Event)) {
 	var watched []tree.Root
 	for _, r := range roots {
-		watched = append(watched, tree.Root{Dir: r.Dir, Skip: fileset.New(ours).Skip, File: r.Only})
+		watched = append(watched, tree.Root{Dir: r.Dir, Skip: fileset.New(exclude).Skip, File: r.Only})
 	}
-	e.watcher, e.none = tree.Watch(watched, sink, func(error) { sink(tree.Event{All: true}) }) // after which Blind tells why
+	w.trees, w.failed = tree.Watch(watched, sink, func(error) { sink(tree.Event{All: true}) }) // after which Blind tells why
 }
 
-func (e *eyes) close() {
-	if e.watcher != nil {
-		e.watcher.Close()
+func (w *watcher) close() {
+	if w.trees != nil {
+		w.trees.Close()
 	}
 }
 
-func (e *eyes) blind() error {
-	if e.watcher == nil {
-		return e.none
+func (w *watcher) blind() error {
+	if w.trees == nil {
+		return w.failed
 	}
-	return e.watcher.Blind()
+	return w.trees.Blind()
 }
 
-func (e *eyes) refresh() {
-	if e.watcher != nil {
-		e.watcher.Refresh()
+func (w *watcher) refresh() {
+	if w.trees != nil {
+		w.trees.Refresh()
 	}
 }
 

@@ -1,16 +1,19 @@
 // Package cmdline is what the command lines of the programs have in common:
-// where they find things, and how they end.
+// where they find things, how they show a status, and how they end.
 package cmdline
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
+	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 )
 
@@ -38,6 +41,15 @@ func Places(env func(option string) []string) []cli.Flag {
 // NoEnv is for Places without environment variables.
 func NoEnv(string) []string { return nil }
 
+// DaemonEnv is for Places of programs that work for the daemon: unless told
+// otherwise they look where it says that things are.
+func DaemonEnv(option string) []string { return []string{Variables[option]} }
+
+// Variables are those in which the daemon says where things are, by option.
+var Variables = map[string]string{
+	"config": hook.EnvConfig, "status-file": hook.EnvStatusFile, "run-dir": hook.EnvRunDir, "state-dir": hook.EnvStateDir,
+}
+
 // Option is the value of an option that may stand before the command or behind it.
 func Option(c *cli.Context, name string) string {
 	for _, level := range c.Lineage() {
@@ -58,6 +70,26 @@ func Command(program, name, text string, run func(*cli.Context) error, flags ...
 			}
 			return run(c)
 		}}
+}
+
+// JSON is the option that Show minds.
+func JSON() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "as JSON"} }
+
+// Show prints what a status command has found out, for people or as JSON, and
+// ends the program with exit status health.
+func Show(c *cli.Context, report interface{ WriteText(io.Writer) error }, health int) error {
+	err := error(nil)
+	if c.Bool("json") {
+		out := json.NewEncoder(os.Stdout)
+		out.SetIndent("", "  ")
+		err = out.Encode(report)
+	} else {
+		err = report.WriteText(os.Stdout)
+	}
+	if err != nil {
+		return err
+	}
+	return cli.Exit("", health)
 }
 
 // UsageError is an error that ends the program with status Usage.

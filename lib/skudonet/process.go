@@ -1,7 +1,6 @@
 package skudonet
 
 import (
-	"bytes"
 	"os"
 	"path"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
+	"github.com/skudonet/skudonet-ce-cluster/lib/process"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 )
 
@@ -40,38 +40,24 @@ type program struct {
 // look finds what runs of Skudonet, in this pid namespace: by what processes
 // were started with, and by pid files for those that tell nothing by that.
 func look() (daemons []daemon, controls []program, err error) {
-	proc, err := os.Open("/proc")
+	all, err := process.All()
 	if err != nil {
 		return nil, nil, err
 	}
-	defer proc.Close()
-	entries, err := proc.Readdirnames(-1)
-	if err != nil {
-		return nil, nil, err
-	}
-	here, _ := os.Readlink("/proc/self/ns/pid")
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry)
-		if err != nil {
+	for _, id := range all {
+		argv := id.Arguments()
+		if argv == nil {
 			continue
 		}
-		// Empty for kernel threads, zombies and what has just ended.
-		cmdline, err := os.ReadFile("/proc/" + entry + "/cmdline")
-		if err != nil || !bytes.Contains(cmdline, []byte(home)) && !bytes.Contains(cmdline, []byte(initScript)) {
+		d, c := role(argv)
+		if d == nil && c == nil || !id.SameNamespace() { // a Skudonet in a container
 			continue
-		}
-		d, c := role(strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00"))
-		if d == nil && c == nil {
-			continue
-		}
-		if there, err := os.Readlink("/proc/" + entry + "/ns/pid"); err == nil && there != here {
-			continue // a Skudonet in a container
 		}
 		if d != nil {
-			d.pid = pid
+			d.pid = int(id)
 			daemons = append(daemons, *d)
 		} else {
-			c.pid = pid
+			c.pid = int(id)
 			controls = append(controls, *c)
 		}
 	}

@@ -231,7 +231,13 @@ func (s *Service) launch(ctx context.Context) (how string, err error) {
 				verb = "restart" // a start would do nothing
 			}
 			how = "systemctl " + verb + " skudonet"
-			if out, err := systemctl(ctx, verb, unit); ctx.Err() != nil {
+			out, err := systemctl(ctx, verb, unit)
+			if err != nil && ctx.Err() == nil {
+				// A node that changes roles often is not one that tries in vain, for which systemd takes it.
+				systemctl(ctx, "reset-failed", unit)
+				out, err = systemctl(ctx, verb, unit)
+			}
+			if ctx.Err() != nil {
 				return "", fmt.Errorf("interrupted; the job of %s goes on", how)
 			} else if err != nil {
 				return "", fmt.Errorf("%s: %w: %s", how, err, out)
