@@ -32,7 +32,7 @@ func main() {
 	}
 	app := &cli.App{
 		Name: program, HelpName: program, Usage: "elects the master of a Skudonet CE cluster (VRRPv3, signed)",
-		UsageText: "skd-vrrpd [-c FILE] [-n] [options]\nskd-vrrpd [-c FILE] [options] forget-peer", Description: description, Version: version.Version,
+		UsageText: "skd-vrrpd [-c FILE] [-n] [options]\nskd-vrrpd [-c FILE] [options] pid|handover|guard|clean|forget-peer", Description: description, Version: version.Version,
 		HideHelpCommand: true,
 		Flags: append(cmdline.Places(cmdline.NoEnv),
 			&cli.BoolFlag{Name: "check", Aliases: []string{"n"}, Usage: "check the configuration and exit: 0 right, 2 wrong"}),
@@ -45,19 +45,31 @@ func main() {
 			}
 			return serve(c.String("config"), places(c))
 		},
-		Commands: []*cli.Command{{
-			Name: "forget-peer", Usage: "hear a peer again that lost its state while its clock is behind",
-			HideHelpCommand: true, OnUsageError: cmdline.OnUsageError(program),
-			Action: func(c *cli.Context) error {
-				if c.Args().Present() {
-					return cmdline.UsageError(program, fmt.Errorf("forget-peer: %q: want no argument", c.Args().First()))
-				}
-				return forgetPeer(places(c))
-			},
-		}},
+		Commands: []*cli.Command{
+			command("pid", "print the process number of the running daemon: 0 it runs, 1 it is dead, 3 it is stopped", printPID),
+			command("handover", "hand over to the peer, and say how it went", handOver),
+			command("guard", "keep this node silent from boot until a daemon runs", func(c *cli.Context) error { return logged(c, raiseGuard) }),
+			command("clean", "do away with what a daemon has left that ended for good", func(c *cli.Context) error { return logged(c, clean) },
+				&cli.BoolFlag{Name: "failed", Usage: "the guard stays, because the service will be mended", DisableDefaultText: true},
+				&cli.BoolFlag{Name: "disabled", Usage: "the guard goes, because this node is none of the cluster any more", DisableDefaultText: true}),
+			command("forget-peer", "hear a peer again that lost its state while its clock is behind", func(c *cli.Context) error { return forgetPeer(places(c)) }),
+		},
 		OnUsageError: cmdline.OnUsageError(program), ExitErrHandler: cmdline.KeepErrors,
 	}
 	cmdline.End(app.Run(os.Args))
+}
+
+// command is one without arguments. The options that say where things are stand before it.
+func command(name, text string, run cli.ActionFunc, flags ...cli.Flag) *cli.Command {
+	return &cli.Command{
+		Name: name, Usage: text, Flags: flags, HideHelpCommand: true, OnUsageError: cmdline.OnUsageError(program),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return cmdline.UsageError(program, fmt.Errorf("%s: %q: want no argument", name, c.Args().First()))
+			}
+			return run(c)
+		},
+	}
 }
 
 func places(c *cli.Context) node.Places {

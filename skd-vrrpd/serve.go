@@ -49,6 +49,10 @@ func serve(path string, places node.Places) error {
 		os.Unsetenv(stopEnv)
 		stop <- unix.SIGTERM
 	}
+	if os.Getenv(handOverEnv) != "" {
+		os.Unsetenv(handOverEnv)
+		hangups <- unix.SIGUSR2
+	}
 	debug.SetGCPercent(heapGrowth)
 	started := time.Now()
 	c, notices, err := conf.Load(path)
@@ -98,12 +102,14 @@ type service struct {
 	hangups  chan os.Signal // and the other two
 	stopping atomic.Bool    // asked to
 	renewing atomic.Bool    // a restart is being prepared
+	handOver atomic.Bool    // asked to, meanwhile
 }
 
-// stopEnv tells the next process that this one was asked to stop too late.
-const stopEnv = "SKD_VRRPD_STOP"
-
-const pidName = "vrrpd.pid"
+// What the next process is told of which this one was asked too late.
+const (
+	stopEnv     = "SKD_VRRPD_STOP"
+	handOverEnv = "SKD_VRRPD_HANDOVER"
+)
 
 // claim makes the directories and takes the pid file, whose lock tells a living
 // daemon from a dead one.
@@ -114,7 +120,7 @@ func (d *service) claim() error {
 	if err := os.MkdirAll(d.places.StateDir, 0o700); err != nil {
 		d.log.Warn(fmt.Sprintf("nothing will survive a reboot: %v", err))
 	}
-	f, err := pidfile.Claim(filepath.Join(d.places.RunDir, pidName))
+	f, err := pidfile.Claim(pidPath(d.places))
 	var held *pidfile.Held
 	if errors.As(err, &held) {
 		return fmt.Errorf("another skd-vrrpd runs here already, %w", err)
@@ -164,7 +170,6 @@ func (d *service) run(started time.Time) error {
 	if d.router.Run(ctx, func() { tell(daemon.SdNotifyWatchdog) }, watchdog/2) {
 		return d.execute()
 	}
-	daemon.SdNotify(false, daemon.SdNotifyStopping)
 	limited, done := context.WithTimeout(closing, d.conf.HookTimeout+hook.Grace)
 	defer done()
 	n.Close(limited)
@@ -260,13 +265,18 @@ func (d *service) signals(hurry func()) {
 				continue
 			}
 			d.log.Info(fmt.Sprintf("asked to stop by SIG%s", name(s)))
+			go daemon.SdNotify(false, leaving(d.conf.HookTimeout))
 			go d.leave(vrouter.Stop)
 		case s := <-d.hangups:
 			switch s {
 			case unix.SIGUSR1:
 				d.router.Do(vrouter.Tell)
 			case unix.SIGUSR2:
-				go d.leave(vrouter.HandOver)
+				if d.renewing.Load() {
+					d.handOver.Store(true)
+				} else {
+					go d.leave(vrouter.HandOver)
+				}
 			case unix.SIGHUP:
 				if !d.stopping.Load() && d.renewing.CompareAndSwap(false, true) {
 					go d.restart()
@@ -274,6 +284,15 @@ func (d *service) signals(hurry func()) {
 			}
 		}
 	}
+}
+
+// leaving tells systemd that the service stops, and how long that may take
+// whatever its TimeoutStopSec: the replicator's time, the successor's, and then
+// the stop hook's, after a start hook that has to be ended first.
+func leaving(hookTimeout time.Duration) string {
+	const slack = 10 * time.Second
+	limit := flushLimit + election.HandOverLimit + hookTimeout + 4*hook.Grace + slack
+	return fmt.Sprintf("%s\nEXTEND_TIMEOUT_USEC=%d", daemon.SdNotifyStopping, limit.Microseconds())
 }
 
 // flushLimit is how long a planned hand-over waits for the replicator.
@@ -303,9 +322,18 @@ func name(s os.Signal) string {
 }
 
 // restart prepares to execute the program anew: only with a configuration that
-// fits, and only between hooks, which are children of this process.
+// fits, and only between hooks, whose end is reported to this process.
 func (d *service) restart() {
-	defer d.renewing.Store(false)
+	executing := false
+	defer func() {
+		if executing {
+			return
+		}
+		d.renewing.Store(false)
+		if d.handOver.Swap(false) {
+			go d.leave(vrouter.HandOver)
+		}
+	}()
 	if !d.fits() {
 		return
 	}
@@ -322,6 +350,7 @@ func (d *service) restart() {
 	if waited && !d.fits() { // somebody has edited it meanwhile
 		return
 	}
+	executing = true
 	d.router.Do(vrouter.Leave)
 }
 
@@ -364,6 +393,9 @@ func (d *service) execute() error {
 	if d.stopping.Load() || len(d.stop) > 0 {
 		os.Setenv(stopEnv, "1")
 	}
+	if d.handOver.Load() {
+		os.Setenv(handOverEnv, "1")
+	}
 	return fmt.Errorf("execute %s: %w", self, unix.Exec(self, os.Args, os.Environ()))
 }
 
@@ -395,37 +427,17 @@ func forgetPeer(places node.Places) error {
 	if err := os.WriteFile(filepath.Join(places.RunDir, forgetName), nil, 0o600); err != nil {
 		return err
 	}
-	pid, err := runningPID(places)
+	p, err := look(places)
 	switch {
 	case err != nil:
 		return err
-	case pid == 0:
+	case p.life != running:
 		fmt.Println("skd-vrrpd does not run; it will forget the peer's sequence when it starts, unless the machine reboots before")
 		return nil
 	}
-	if err := unix.Kill(pid, unix.SIGHUP); err != nil {
-		return fmt.Errorf("tell process %d: %w", pid, err)
+	if err := unix.Kill(p.pid, unix.SIGHUP); err != nil {
+		return fmt.Errorf("tell process %d: %w", p.pid, err)
 	}
 	fmt.Println("skd-vrrpd was told to forget the peer's sequence; when it has, it says so in the log, and the peer is heard again")
 	return nil
-}
-
-// runningPID reads the pid file of a daemon that holds its lock; 0 is none.
-func runningPID(places node.Places) (int, error) {
-	f, err := os.Open(filepath.Join(places.RunDir, pidName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
-		return 0, nil
-	}
-	var pid int
-	if _, err := fmt.Fscan(f, &pid); err != nil {
-		return 0, fmt.Errorf("%s: %w", f.Name(), err)
-	}
-	return pid, nil
 }

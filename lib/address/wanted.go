@@ -53,6 +53,7 @@ const (
 // Wanted returns the addresses that a master carries: every virtual interface in the configuration tree dir with status up,
 // and clusterIP always. The prefix length is that of the parent's own file, as in Skudonet, else the mask in the virtual
 // interface's file, else 32. clusterIP comes first; where no file has it, it is put on iface with localBits as its prefix length.
+// The address of a NIC itself is in no list, not even as clusterIP: who moved it would cut the node off.
 //
 // A file that cannot be used is left out with a notice. Who holds addresses from before keeps those of an Unread one.
 func Wanted(dir fs.FS, clusterIP netip.Addr, iface string, localBits int) ([]Address, []Notice) {
@@ -74,7 +75,7 @@ func Wanted(dir fs.FS, clusterIP netip.Addr, iface string, localBits int) ([]Add
 		if !v.up() {
 			continue
 		}
-		if nic, ok := t.nic[ip]; ok && ip != clusterIP {
+		if nic, ok := t.nic[ip]; ok {
 			t.notice(v.file, "addr %s is the address of %s itself: left alone", ip, nic)
 			continue
 		}
@@ -85,6 +86,10 @@ func Wanted(dir fs.FS, clusterIP netip.Addr, iface string, localBits int) ([]Add
 		}
 		seen[at] = v.file
 		rest = append(rest, v.address)
+	}
+	if nic, ok := t.nic[clusterIP]; ok {
+		t.notice(fileOf(nic), "%s is $cluster_ip and the address of %s itself: left alone; are $cluster_ip and $local_ip exchanged?", clusterIP, nic)
+		return rest, t.notices
 	}
 	switch {
 	case cluster == nil:

@@ -63,6 +63,8 @@ func TestWanted(t *testing.T) {
 			[]Address{{cluster.Prefix, "eth0", "eth0:vip"}}, nil},
 		{"$cluster_ip has a file on another link", files("if_eth1_conf", "[eth1]\nmask=16\n", "if_eth1:vip_conf", virtualFile("eth1:vip", "192.168.77.100", "up")),
 			[]Address{{netip.MustParsePrefix("192.168.77.100/16"), "eth1", "eth1:vip"}}, nil},
+		{"$cluster_ip is the NIC's own", files("if_eth0_conf", "[eth0]\naddr=192.168.77.100\nmask=255.255.255.0\n", "if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.80", "up")),
+			[]Address{web}, []string{"if_eth0_conf: 192.168.77.100 is $cluster_ip and the address of eth0 itself: left alone"}},
 		{"$cluster_ip is down in its file", files("if_eth0_conf", nic, "if_eth0:vip_conf", virtualFile("eth0:vip", "192.168.77.100", "down")),
 			[]Address{{cluster.Prefix, "eth0", "eth0:vip"}}, []string{`if_eth0:vip_conf: status is "down", but 192.168.77.100 is $cluster_ip`}},
 		{"$cluster_ip has two files, the second is up", files("if_eth0_conf", nic,

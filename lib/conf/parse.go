@@ -18,6 +18,15 @@ import (
 // Errors with all that is wrong, and the Config is empty; the notices are there
 // in either case, in the order of the lines.
 func Parse(path string, data []byte) (Config, []Notice, error) {
+	cfg, notices, errs := parse(path, data)
+	if len(errs) > 0 {
+		return Config{}, notices, errs
+	}
+	return cfg, notices, nil
+}
+
+// parse is Parse, with what is right of a file that has errors.
+func parse(path string, data []byte) (Config, []Notice, Errors) {
 	cfg := Config{Path: path}
 	p := &parser{
 		file:  filepath.Base(path),
@@ -30,7 +39,8 @@ func Parse(path string, data []byte) (Config, []Notice, error) {
 	}
 	if i := bytes.IndexByte(data, 0); i >= 0 {
 		line := 1 + bytes.Count(data[:i], []byte("\n"))
-		return Config{}, nil, Errors{{File: p.file, Line: line, Text: "a NUL byte: not a text file, or one saved as UTF-16: save it as UTF-8"}}
+		cfg, _, _ := parse(path, nil)
+		return cfg, nil, Errors{{File: p.file, Line: line, Text: "a NUL byte: not a text file, or one saved as UTF-16: save it as UTF-8"}}
 	}
 	for text := range strings.Lines(strings.TrimPrefix(string(data), "\ufeff")) {
 		p.line++
@@ -41,11 +51,8 @@ func Parse(path string, data []byte) (Config, []Notice, error) {
 	p.advise(&cfg)
 	slices.SortStableFunc(p.notices, func(a, b Notice) int { return byLine(a.Line, b.Line) })
 	slices.SortStableFunc(p.errs, func(a, b Error) int { return byLine(a.Line, b.Line) })
-	if len(p.errs) > 0 {
-		return Config{}, p.notices, p.errs
-	}
 	cfg.interfaceLine, cfg.localIPLine = p.lineOf("interface"), p.lineOf("local_ip")
-	return cfg, p.notices, nil
+	return cfg, p.notices, p.errs
 }
 
 // byLine puts what has no line last.

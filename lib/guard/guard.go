@@ -144,6 +144,20 @@ func (g *Guard) Lower() error {
 	return nil
 }
 
+// Present reports whether there is a guard at all, whatever it covers.
+func (g *Guard) Present() (bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	found := false
+	err := g.nft.dump(unix.NFT_MSG_GETTABLE, nil, func() { found = false }, func(b []byte) {
+		found = found || nlmsg.String(nlmsg.Attr(b, unix.NFTA_TABLE_NAME)) == Table
+	})
+	if err != nil {
+		return false, fmt.Errorf("guard: %w", err)
+	}
+	return found, nil
+}
+
 // Standing reports whether the guard stands as Raise(addrs) would leave it: exactly these addresses, all rules, all links.
 // Whoever gets an error does not know, and raises.
 func (g *Guard) Standing(addrs []netip.Addr) (bool, error) {

@@ -71,10 +71,19 @@ func write(t *testing.T, name, text string) string {
 	return path
 }
 
+// execs runs a test with each of the real ones.
+func execs(t *testing.T, test func(t *testing.T, exec func(grace time.Duration) Exec)) {
+	t.Run("process", func(t *testing.T) { test(t, Process) })
+	t.Run("transient", func(t *testing.T) {
+		dir := needSystemd(t)
+		test(t, func(grace time.Duration) Exec { return Transient(dir, grace) })
+	})
+}
+
 // run runs one script as a start hook to its end.
-func run(t *testing.T, script string, l *log) Completion {
+func run(t *testing.T, exec Exec, script string, l *log) Completion {
 	t.Helper()
-	r := NewRunner(Options{Scripts: map[Kind]string{Start: script}, Log: l.add, Timeout: deadline})
+	r := NewRunner(Options{Scripts: map[Kind]string{Start: script}, Log: l.add, Exec: exec, Timeout: deadline})
 	r.Want(Start)
 	wait(t, r)
 	return r.Completed()
@@ -107,7 +116,9 @@ func waitGone(t *testing.T, pid string) {
 	}
 }
 
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { execs(t, testScripts) }
+
+func testScripts(t *testing.T, exec func(time.Duration) Exec) {
 	dir := t.TempDir()
 	noexec := write(t, "plain", "#!/bin/sh\n")
 	os.Chmod(noexec, 0o644)
@@ -122,7 +133,7 @@ func TestScripts(t *testing.T) {
 		{"interpreter missing", write(t, "odd", "#!/no/such/sh\n"), "interpreter that does not exist"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c := run(t, tc.script, newLog())
+			c := run(t, exec(Grace), tc.script, newLog())
 			switch {
 			case tc.want == "" && c.Err != nil:
 				t.Error(c.Err)
@@ -133,8 +144,11 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-func TestSurroundings(t *testing.T) {
+func TestSurroundings(t *testing.T) { execs(t, testSurroundings) }
+
+func testSurroundings(t *testing.T, exec func(time.Duration) Exec) {
 	t.Setenv("SECRET", "must not be inherited")
+	t.Setenv(execPID, strconv.Itoa(os.Getpid()))
 	l := newLog()
 	script := write(t, "show", `#!/bin/sh
 echo "in $(pwd)"
@@ -144,7 +158,7 @@ echo "group $(cut -d' ' -f5 /proc/$$/stat) of $$"
 echo "flags $(sed -n 's/^flags:[[:space:]]*//p' /proc/$$/fdinfo/1)"
 echo oops >&2
 `)
-	if c := run(t, script, l); c.Err != nil {
+	if c := run(t, exec(Grace), script, l); c.Err != nil {
 		t.Fatal(c.Err)
 	}
 	got := strings.Join(l.all(), "\n")
@@ -153,8 +167,10 @@ echo oops >&2
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
-	if strings.Contains(got, "SECRET") {
-		t.Errorf("the daemon's environment reached the hook:\n%s", got)
+	for _, foreign := range []string{"SECRET", execPID, "INVOCATION_ID"} {
+		if strings.Contains(got, foreign) {
+			t.Errorf("%s reached the hook:\n%s", foreign, got)
+		}
 	}
 	if g, pid, _ := strings.Cut(l.wait(t, "start: group "), " of "); g != pid {
 		t.Errorf("process group %s of process %s: not its own", g, pid)
@@ -167,6 +183,10 @@ echo oops >&2
 
 // Both the script and its child ignore SIGTERM; nothing may be left of them.
 func TestHangingHookIsKilledWithItsChildren(t *testing.T) {
+	execs(t, testHangingHookIsKilledWithItsChildren)
+}
+
+func testHangingHookIsKilledWithItsChildren(t *testing.T, exec func(time.Duration) Exec) {
 	l := newLog()
 	script := write(t, "hang", `#!/bin/sh
 trap '' TERM
@@ -176,7 +196,7 @@ echo "self $$"
 while :; do sleep 1; done
 `)
 	r := NewRunner(Options{Scripts: map[Kind]string{Start: script, Stop: write(t, "stop", "#!/bin/sh\necho stopped\n")},
-		Log: l.add, Exec: Process(100 * time.Millisecond), Timeout: time.Hour})
+		Log: l.add, Exec: exec(100 * time.Millisecond), Timeout: time.Hour})
 	t.Cleanup(func() { r.Close(context.Background()) })
 	r.Want(Start)
 	child, self := l.wait(t, "start: child "), l.wait(t, "start: self ")
@@ -192,12 +212,14 @@ while :; do sleep 1; done
 }
 
 // The child gets its time to clean up although the script itself is gone at once.
-func TestChildrenGetTheGraceToo(t *testing.T) {
+func TestChildrenGetTheGraceToo(t *testing.T) { execs(t, testChildrenGetTheGraceToo) }
+
+func testChildrenGetTheGraceToo(t *testing.T, exec func(time.Duration) Exec) {
 	l := newLog()
 	script := write(t, "start", `#!/bin/sh
 sh -c 'trap "sleep 0.2; echo cleaned up; exit" TERM; echo ready; while :; do sleep 0.01; done'
 `)
-	r := NewRunner(Options{Scripts: map[Kind]string{Start: script}, Log: l.add})
+	r := NewRunner(Options{Scripts: map[Kind]string{Start: script}, Log: l.add, Exec: exec(Grace)})
 	t.Cleanup(func() { r.Close(context.Background()) })
 	r.Want(Start)
 	l.wait(t, "start: ready")
@@ -209,10 +231,12 @@ sh -c 'trap "sleep 0.2; echo cleaned up; exit" TERM; echo ready; while :; do sle
 	l.wait(t, "start: cleaned up")
 }
 
-func TestTimeout(t *testing.T) {
+func TestTimeout(t *testing.T) { execs(t, testTimeout) }
+
+func testTimeout(t *testing.T, exec func(time.Duration) Exec) {
 	l := newLog()
 	r := NewRunner(Options{Scripts: map[Kind]string{Start: write(t, "hang", "#!/bin/sh\necho $$; kill -STOP $$\n")},
-		Log: l.add, Timeout: 300 * time.Millisecond})
+		Log: l.add, Exec: exec(Grace), Timeout: 300 * time.Millisecond})
 	r.Want(Start)
 	wait(t, r)
 	if !errors.Is(r.Completed().Err, ErrTimeout) {
@@ -225,13 +249,15 @@ func TestTimeout(t *testing.T) {
 
 // Skudonet's daemons are started from a hook where there is no systemd. They
 // keep the hook's output open, live on, and may write to it.
-func TestDaemonLeftBehind(t *testing.T) {
+func TestDaemonLeftBehind(t *testing.T) { execs(t, testDaemonLeftBehind) }
+
+func testDaemonLeftBehind(t *testing.T, exec func(time.Duration) Exec) {
 	l := newLog()
 	script := write(t, "fork", `#!/bin/sh
 (trap '' HUP; echo "pid $(sh -c 'echo $PPID')"; for i in $(seq 3000); do [ ! -e "$0.go" ] || break; sleep 0.01; done; echo later) &
 exit 0
 `)
-	c := run(t, script, l)
+	c := run(t, exec(Grace), script, l)
 	if c.Err != nil || c.Took > 5*time.Second {
 		t.Fatalf("after %s: %v", c.Took, c.Err)
 	}
@@ -244,9 +270,11 @@ exit 0
 	waitGone(t, pid)
 }
 
-func TestChattyHook(t *testing.T) {
+func TestChattyHook(t *testing.T) { execs(t, testChattyHook) }
+
+func testChattyHook(t *testing.T, exec func(time.Duration) Exec) {
 	l := newLog()
-	if c := run(t, write(t, "chat", "#!/bin/sh\nseq 5000\nprintf '%05000d\\nend'  1\n"), l); c.Err != nil {
+	if c := run(t, exec(Grace), write(t, "chat", "#!/bin/sh\nseq 5000\nprintf '%05000d\\nend'  1\n"), l); c.Err != nil {
 		t.Fatal(c.Err)
 	}
 	// Every line is either shown or counted.
@@ -320,12 +348,22 @@ func FuzzOutput(f *testing.F) {
 	})
 }
 
+const (
+	showNice    = "$(cut -d' ' -f19 /proc/PID/stat)"
+	showScore   = "$(cat /proc/PID/oom_score_adj)"
+	betterScore = "echo -900 >/proc/self/oom_score_adj"
+)
+
 // The daemon runs at nice -15 and OOM score adjustment -900; its hooks must not.
 // The helper is this test binary, so that the test itself stays as it is.
 func TestPriority(t *testing.T) {
 	const key = "HOOK_TEST_PRIORITY"
 	if script := os.Getenv(key); script != "" {
-		r := NewRunner(Options{Scripts: map[Kind]string{Start: script}, Log: func(_ Kind, s string) { fmt.Println(s) }})
+		way := Process(Grace)
+		if dir := os.Getenv(key + "_DIR"); dir != "" {
+			way = Transient(dir, Grace)
+		}
+		r := NewRunner(Options{Scripts: map[Kind]string{Start: script}, Exec: way, Log: func(_ Kind, s string) { fmt.Println(s) }})
 		for range 20 { // from whatever thread
 			r.Want(Start)
 			r.Wait(context.Background())
@@ -337,17 +375,26 @@ func TestPriority(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: a process of nice -15")
 	}
-	for name, tc := range map[string]struct{ before, show, want string }{
-		"nice": {"", "$(cut -d' ' -f19 /proc/PID/stat)", "-15"},
-		"oom":  {"echo -900 >/proc/self/oom_score_adj", "$(cat /proc/PID/oom_score_adj)", "-900"},
+	for _, tc := range []struct {
+		name, before, show, want string
+		transient                bool
+	}{
+		{"nice", "", showNice, "-15", false},
+		{"nice, transient", "", showNice, "-15", true},
+		{"oom", betterScore, showScore, "-900", false},
+		{"oom, transient", betterScore, showScore, "-900", true},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := ""
+			if tc.transient {
+				dir = needSystemd(t)
+			}
 			if err := exec.Command("/bin/sh", "-c", tc.before).Run(); err != nil {
 				t.Skipf("%s is not permitted here (CAP_SYS_RESOURCE)", tc.before)
 			}
 			script := write(t, "show", "#!/bin/sh\necho hook "+strings.ReplaceAll(tc.show, "PID", "$$")+"\n")
 			cmd := exec.Command("/bin/sh", "-c", tc.before+"\n"+`exec nice -n -15 "$0" -test.run='^TestPriority$'`, os.Args[0])
-			cmd.Env = append(os.Environ(), key+"="+script, key+"_SHOW=echo daemon "+strings.ReplaceAll(tc.show, "PID", "$PPID"))
+			cmd.Env = append(os.Environ(), key+"="+script, key+"_DIR="+dir, key+"_SHOW=echo daemon "+strings.ReplaceAll(tc.show, "PID", "$PPID"))
 			out, err := cmd.CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)

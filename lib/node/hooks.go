@@ -3,10 +3,12 @@ package node
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vrouter"
@@ -19,22 +21,28 @@ func (n *Node) prepareHooks(before vrouter.Record) {
 	if before.Started {
 		last.Kind = hook.Start
 	}
+	lane := func(scripts map[hook.Kind]string) *hook.Runner {
+		opt := hookOptions(n.conf, n.places, n.log)
+		opt.Scripts, opt.Last, opt.Began, opt.Done = scripts, last, n.hookBegan, n.hookDone
+		return hook.NewRunner(opt)
+	}
+	n.transitions = lane(map[hook.Kind]string{hook.Start: n.conf.StartHook, hook.Stop: n.conf.StopHook})
+	n.announcements = lane(map[hook.Kind]string{hook.Advertisement: n.conf.AdvertisementHook})
+}
+
+// hookOptions are those of every hook on this machine, whoever runs it.
+func hookOptions(c conf.Config, places Places, log *slog.Logger) hook.Options {
 	env := hook.Environment{
-		Interface: n.conf.Interface, ClusterIP: n.conf.ClusterIP, Config: n.conf.Path, ConfigDir: n.conf.ConfigDir,
-		StatusFile: n.places.StatusFile, RunDir: n.places.RunDir, StateDir: n.places.StateDir,
+		Interface: c.Interface, ClusterIP: c.ClusterIP, Config: c.Path, ConfigDir: c.ConfigDir,
+		StatusFile: places.StatusFile, RunDir: places.RunDir, StateDir: places.StateDir,
 	}
 	if exe, err := os.Executable(); err == nil {
 		env.Programs = filepath.Dir(exe)
 	}
-	lane := func(scripts map[hook.Kind]string) *hook.Runner {
-		return hook.NewRunner(hook.Options{
-			Scripts: scripts, Env: env.For, Timeout: n.conf.HookTimeout, Last: last,
-			Log:   func(k hook.Kind, line string) { n.log.Info(fmt.Sprintf("%s hook: %s", k, line)) },
-			Began: n.hookBegan, Done: n.hookDone,
-		})
+	return hook.Options{
+		Env: env.For, Timeout: c.HookTimeout, Exec: hook.Here(places.RunDir, hook.Grace),
+		Log: func(k hook.Kind, line string) { log.Info(fmt.Sprintf("%s hook: %s", k, line)) },
 	}
-	n.transitions = lane(map[hook.Kind]string{hook.Start: n.conf.StartHook, hook.Stop: n.conf.StopHook})
-	n.announcements = lane(map[hook.Kind]string{hook.Advertisement: n.conf.AdvertisementHook})
 }
 
 // RunStartHook starts Skudonet and the replicator, unless the process before
@@ -87,12 +95,8 @@ func (n *Node) hookBegan(k hook.Kind) {
 }
 
 func (n *Node) hookDone(c hook.Completion) {
-	h := status.Hook{Name: c.Kind.String(), State: status.HookDone, Since: status.Now(), Took: status.Seconds(c.Took)}
-	if c.Err != nil {
-		h.State, h.Error = status.HookFailed, c.Err.Error()
-	}
 	n.mu.Lock()
-	n.hooks[c.Kind] = h
+	n.hooks[c.Kind] = outcome(c)
 	n.mu.Unlock()
 	switch key := "hook " + c.Kind.String(); {
 	case c.Err == nil:
@@ -106,4 +110,13 @@ func (n *Node) hookDone(c hook.Completion) {
 		n.log.Info(fmt.Sprintf("%s hook ended", c.Kind), "took", c.Took.Round(time.Millisecond), "ok", c.Err == nil)
 	}
 	n.write()
+}
+
+// outcome is what vrrpd.json says of a hook that has just ended.
+func outcome(c hook.Completion) status.Hook {
+	h := status.Hook{Name: c.Kind.String(), State: status.HookDone, Since: status.Now(), Took: status.Seconds(c.Took)}
+	if c.Err != nil {
+		h.State, h.Error = status.HookFailed, c.Err.Error()
+	}
+	return h
 }

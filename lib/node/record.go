@@ -16,6 +16,8 @@ const (
 	lastingName = "sequence.json" // in the state directory
 )
 
+const maxRecord = 64 << 10 // bytes
+
 // recordFile holds a vrouter.Record on a tmpfs: rewritten in place by one
 // write, which a kill cannot cut in two, and padded so that nothing of a longer
 // one stays behind.
@@ -29,7 +31,7 @@ func openRecord(runDir string) (*recordFile, vrouter.Record, error) {
 	if err != nil {
 		return nil, vrouter.Record{}, err
 	}
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, maxRecord)
 	n, _ := f.ReadAt(buf, 0)
 	var r vrouter.Record
 	if json.Unmarshal(buf[:n], &r) != nil {
