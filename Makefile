@@ -3,15 +3,31 @@
 GO       ?= go
 PROGRAMS  = skd-vrrpd skd-inotify skd-hooks skd-prompt
 MODULE    = github.com/skudonet/skudonet-ce-cluster
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS   = -s -w -X $(MODULE)/lib/version.Version=$(VERSION)
+VERSION  ?= $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
+# The same programs in bin/ and in the package: no path, time, commit or C library of the building machine in them.
+BUILD     = -trimpath -buildvcs=false -buildmode=pie -tags urfave_cli_no_docs
+LDFLAGS   = -s -w -bindnow -X $(MODULE)/lib/version.Version=$(VERSION)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
-SCRIPTS   = hooks/* test/install-deps test/fuzz .ci/run $(addprefix test/lab/stub/,skudonet init stubd)
+SCRIPTS   = hooks/* test/install-deps test/fuzz .ci/run $(addprefix debian/,carry find-go mkdeb mkrepo profile.sh) \
+	$(wildcard debian/*.preinst.in debian/*.postinst debian/*.prerm debian/*.postrm) \
+	$(addprefix test/lab/stub/,skudonet init stubd) \
+	$(addprefix test/testbed/,testbed mkskudonet selftest stub/import-nics stub/DEBIAN/postinst) \
+	$(addprefix test/package/v2/,mkv2 postinst postrm skudonet-ce-cluster-start skudonet-ce-cluster-stop skudonet-ce-cluster-advertisement)
 
-.PHONY: build demo check lint test fuzz bench soak clean
+.PHONY: build deb repo demo check lint test fuzz bench soak clean
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -tags urfave_cli_no_docs -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./,$(PROGRAMS))
+	CGO_ENABLED=0 $(GO) build $(BUILD) -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./,$(PROGRAMS))
+
+# The Debian package, in dist/. ARCH=arm64 for the other architecture.
+deb:
+	@test/install-deps deb
+	@debian/mkdeb $(ARCH)
+
+# A signed apt repository of the packages in dist/, in dist/repo.
+repo:
+	@test/install-deps deb
+	@debian/mkrepo
 
 # Two nodes, an election, failovers, replicated changes, with what a client saw.
 # KEEP=1 leaves the lab.
@@ -24,17 +40,21 @@ check: lint test fuzz
 
 lint:
 	@test/install-deps check
-	@test -z "$$(gofmt -l .)" || { gofmt -l . ; echo "gofmt would change these files"; exit 1; }
+	@bad=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)) && test -z "$$bad" || { echo "gofmt would change: $$bad"; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	shellcheck $(SCRIPTS)
+	perl -wc debian/skudonet-ce-cluster.init
 	mandoc -T lint -W warning man/*.[1-8]
 
 test: build
 	@test/install-deps check
-	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/replication)
+	@test/install-deps deb
+	@test/install-deps package
+	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/replication -e /test/package)
 	$(GO) test -race -count=1 -timeout 20m ./test/e2e
 	$(GO) test -race -count=1 -timeout 20m ./test/replication
+	$(GO) test -v -count=1 -timeout 20m ./test/package
 
 fuzz:
 	test/fuzz 30000
@@ -50,4 +70,4 @@ soak: build
 	SOAK=1 $(GO) test -count=1 -timeout 6h ./...
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

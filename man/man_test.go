@@ -19,25 +19,37 @@ import (
 	"testing"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
 	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 )
 
-const confPage = "skudonet-cluster.conf.5"
+const (
+	guide    = "skudonet-ce-cluster.7"
+	confPage = "skudonet-cluster.conf.5"
+	readme   = "../README.md"
+	debian   = "../debian/skudonet-ce-cluster."
+)
 
 // programs have one page each.
 var programs = map[string]string{"skd-vrrpd": "skd-vrrpd.8", "skd-inotify": "skd-inotify.8", "skd-hooks": "skd-hooks.8", "skd-prompt": "skd-prompt.1"}
 
-func pages() []string { return append(slices.Sorted(maps.Values(programs)), confPage) }
+func pages() []string { return append(slices.Sorted(maps.Values(programs)), confPage, guide) }
+
+// text returns a file.
+func text(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
 
 // read returns the source of a page with mdoc's escapes replaced.
 func read(t *testing.T, page string) string {
 	t.Helper()
-	b, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.NewReplacer(`\e`, `\`, `\(dq`, `"`, `\&`, "").Replace(string(b))
+	return strings.NewReplacer(`\e`, `\`, `\(dq`, `"`, `\&`, "").Replace(text(t, page))
 }
 
 // section returns one .Sh section of a page.
@@ -97,8 +109,10 @@ var (
 	helpFlags   = regexp.MustCompile(`(?m)^ +((?:--?[a-z][a-z-]*(?: [A-Z]+)?(?:, )?)+)`)
 	helpDefault = regexp.MustCompile(`\(default: "(.+?)"\)`)
 	helpCommand = regexp.MustCompile(`(?m)^   ([a-z][a-z-]*)  +[a-z]`)
+	word        = regexp.MustCompile(`^[a-z][a-z-]*$`)
 	flag        = regexp.MustCompile(`--?[a-z][a-z-]*`)
-	called      = regexp.MustCompile(`\b(skd-(?:vrrpd|inotify|hooks|prompt))((?: +[^\s|;()&<>"']+)+)`)
+	toType      = regexp.MustCompile("(?ms)^\\.Bd -literal.*?^\\.Ed$|^\\.(?:Ql|Dl) [^\n]*$|^    [^\n]*$|`[^`\n]*`")
+	called      = regexp.MustCompile(`\b(skd-(?:vrrpd|inotify|hooks|prompt))((?: +[^\s|;()&<>"'\x60]+)+)`)
 )
 
 // help is what --help of a program, and of its commands, lists.
@@ -157,21 +171,30 @@ func TestFlags(t *testing.T) {
 		var commands []string
 		for line := range strings.Lines(section(t, text, "COMMANDS")) {
 			if c, ok := strings.CutPrefix(line, ".It Cm "); ok {
-				commands = append(commands, strings.TrimSpace(c))
+				commands = append(commands, strings.Fields(c)[0]) // its options may follow
 			}
 		}
 		differ(t, page+": COMMANDS", commands, h.commands)
+		differ(t, page+": SYNOPSIS", set(marked(section(t, text, "SYNOPSIS"), "Cm")), h.commands)
 		for _, d := range h.defaults {
 			if !strings.Contains(section(t, text, "OPTIONS"), d) {
 				t.Errorf("%s: OPTIONS does not name the default %s", page, d)
 			}
 		}
 	}
-	for _, page := range pages() {
+	for _, page := range append(pages(), readme) {
 		for _, m := range called.FindAllStringSubmatch(read(t, page), -1) {
 			for _, word := range strings.Fields(m[2]) {
 				if strings.HasPrefix(word, "-") && !slices.Contains(helps[m[1]].flags, word) {
 					t.Errorf("%s: %q: %s has no %s", page, m[0], m[1], word)
+				}
+			}
+		}
+		for _, line := range toType.FindAllString(read(t, page), -1) {
+			for _, m := range called.FindAllStringSubmatch(line, -1) {
+				command := strings.Fields(m[2])[0]
+				if word.MatchString(command) && !slices.Contains(helps[m[1]].commands, command) {
+					t.Errorf("%s: %q: %s has no command %q", page, m[0], m[1], command)
 				}
 			}
 		}
@@ -210,9 +233,9 @@ func TestKeys(t *testing.T) {
 	if !t.Failed() && !slices.Equal(documented, known) {
 		t.Errorf("%s has the keys in the order %q, want %q", confPage, documented, known)
 	}
-	for _, page := range pages() {
+	for _, page := range append(pages(), readme) {
 		for _, name := range regexp.MustCompile(`\$[a-z][a-z_]*`).FindAllString(read(t, page), -1) {
-			if !slices.Contains(known, name[1:]) {
+			if name != "$enable_cluster" && !slices.Contains(known, name[1:]) {
 				t.Errorf("%s: there is no key %s", page, name)
 			}
 		}
@@ -231,8 +254,137 @@ func TestExamples(t *testing.T) {
 		t.Errorf("the complete example: %v, %v", err, notices)
 	}
 	for _, b := range blocks {
-		if _, _, err := conf.Parse("example", []byte(blocks[whole][1]+b[1])); err != nil {
+		c, _, err := conf.Parse("example", []byte(blocks[whole][1]+b[1]))
+		if err != nil {
 			t.Errorf("%s\n%v", b[1], err)
+			continue
+		}
+		if _, notices, err := fileset.ParseList(c.Exclude, os.ReadFile); err != nil || len(notices) > 0 {
+			t.Errorf("%s\n%q: %q, %v", b[1], c.Exclude, notices, err)
+		}
+	}
+}
+
+var (
+	perlAction = regexp.MustCompile(`(?m)^\t"([a-z-]+)" +=>|\$action eq "([a-z-]+)"`)
+	initAction = regexp.MustCompile(`/etc/init\.d/skudonet-ce-cluster ([a-z-]+)`)
+	runCluster = regexp.MustCompile(`(?ms)^sub run_cluster \{$.*?^}$`)
+)
+
+// TestInitScript holds what the pages say of the init script against it.
+func TestInitScript(t *testing.T) {
+	page, script := read(t, guide), text(t, debian+"init")
+	var actions, documented []string
+	for _, m := range perlAction.FindAllStringSubmatch(script, -1) {
+		actions = append(actions, m[1]+m[2])
+	}
+	for line := range strings.Lines(section(t, page, "EVERYDAY COMMANDS")) {
+		if c, ok := strings.CutPrefix(line, ".It Cm "); ok {
+			documented = append(documented, strings.Fields(c)[0])
+		}
+	}
+	differ(t, guide+": EVERYDAY COMMANDS", set(documented), set(actions))
+	for _, page := range append(pages(), readme) {
+		for _, m := range initAction.FindAllStringSubmatch(read(t, page), -1) {
+			if !slices.Contains(actions, m[1]) {
+				t.Errorf("%s: %q: there is no such action", page, m[0])
+			}
+		}
+	}
+
+	// The two edits of it that the guide tells, done to a copy that runs something harmless.
+	sed := regexp.MustCompile(`(?m)^sed -i .*init\.d/skudonet-ce-cluster$`).FindString(page)
+	example := runCluster.FindString(page)
+	if sed == "" || example == "" {
+		t.Fatalf("%s: no sed command or no run_cluster()", guide)
+	}
+	edited := filepath.Join(t.TempDir(), "init")
+	harmless := strings.NewReplacer("/usr/sbin/skd-vrrpd", "/bin/echo")
+	script = runCluster.ReplaceAllLiteralString(script, example)
+	if err := os.WriteFile(edited, []byte(harmless.Replace(script)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) string {
+		out, err := exec.Command("perl", append([]string{edited}, args...)...).CombinedOutput()
+		if err != nil {
+			out = append(out, err.Error()...)
+		}
+		return string(out)
+	}
+	if got, want := run("run", "-n"), "--config=/etc/my-cluster.conf -n\n"; got != want {
+		t.Errorf("run -n with the guide's run_cluster(): %q, want %q", got, want)
+	}
+	if got := run("enabled"); !strings.Contains(got, "not enabled") {
+		t.Errorf("enabled, before the guide's sed: %q", got)
+	}
+	if out, err := exec.Command("sh", "-c", strings.ReplaceAll(sed, "/etc/init.d/skudonet-ce-cluster", edited)).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", sed, err, out)
+	}
+	if got := run("enabled"); got != "" {
+		t.Errorf("enabled, after the guide's sed: %q", got)
+	}
+	if !strings.Contains(text(t, edited), "\n$enable_cluster=\"true\";\n") {
+		t.Errorf("%s leaves no line $enable_cluster=\"true\";", sed)
+	}
+}
+
+// TestFiles holds the guide's list of files against what the package installs.
+func TestFiles(t *testing.T) {
+	files := section(t, read(t, guide), "FILES")
+	var units []string
+	found, _ := filepath.Glob(debian + "*service")
+	for _, f := range found {
+		name := strings.TrimPrefix(f, debian)
+		if name == "service" {
+			name = "skudonet-ce-cluster.service"
+		}
+		units = append(units, name)
+	}
+	documented := slices.DeleteFunc(marked(files, "Pa"), func(w string) bool { return !strings.HasSuffix(w, ".service") })
+	differ(t, guide+": FILES", set(documented), set(units))
+	for file := range strings.Lines(text(t, debian+"conffiles")) {
+		if file = strings.TrimSpace(file); !slices.Contains(marked(files, "Pa"), file) {
+			t.Errorf("%s: FILES says nothing of %s, which belongs to the admin", guide, file)
+		}
+	}
+}
+
+// elsewhere are the pages of others that ours refer to.
+var elsewhere = strings.Fields(`arping(8) bash(1) cron(8) dmesg(1) jq(1) logrotate(8) lsattr(1) nft(8) ps(1) rsync(1)
+	ssh(1) ssh_config(5) start-stop-daemon(8) sysctl(8) syslog(3) systemctl(1) systemd(1) tcpdump(8)`)
+
+// TestReferences looks for what the pages refer to: pages, and sections of their own.
+func TestReferences(t *testing.T) {
+	var own, referred []string
+	for _, page := range pages() {
+		own = append(own, strings.TrimSuffix(page, filepath.Ext(page))+"("+filepath.Ext(page)[1:]+")")
+	}
+	reference := regexp.MustCompile(`(?m)^\.(?:.* )?Xr (\S+) (\d)`)
+	for _, page := range pages() {
+		text := read(t, page)
+		for _, m := range reference.FindAllStringSubmatch(text, -1) {
+			r := m[1] + "(" + m[2] + ")"
+			if !slices.Contains(own, r) && !slices.Contains(elsewhere, r) {
+				t.Errorf("%s refers to %s: is there such a page?", page, r)
+			}
+			referred = append(referred, r)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^\.(?:.* )?Sx (.*?)(?: [,.;:)]+)*$`).FindAllStringSubmatch(text, -1) {
+			if name := m[1]; !strings.Contains(text, "\n.Sh "+name+"\n") && !strings.Contains(text, "\n.Ss "+name+"\n") {
+				t.Errorf("%s refers to a section %q, which it has not", page, name)
+			}
+		}
+	}
+	for _, r := range elsewhere {
+		if !slices.Contains(referred, r) {
+			t.Errorf("no page refers to %s any more", r)
+		}
+	}
+	also := section(t, read(t, guide), "SEE ALSO")
+	for _, page := range own {
+		name, number, _ := strings.Cut(strings.TrimSuffix(page, ")"), "(")
+		if page != "skudonet-ce-cluster(7)" && !strings.Contains(also, ".Xr "+name+" "+number) {
+			t.Errorf("%s does not refer to %s", guide, page)
 		}
 	}
 }
@@ -319,7 +471,11 @@ func says(text, words string) bool {
 func TestDiagnostics(t *testing.T) {
 	text := source(t)
 	for _, page := range pages() {
-		for line := range strings.Lines(section(t, read(t, page), "DIAGNOSTICS")) {
+		name := "DIAGNOSTICS"
+		if page == guide {
+			name = "TROUBLESHOOTING"
+		}
+		for line := range strings.Lines(section(t, read(t, page), name)) {
 			message, ok := strings.CutPrefix(strings.TrimSpace(line), ".It Sy ")
 			if !ok {
 				continue
