@@ -22,6 +22,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/cmdline"
 	"github.com/skudonet/skudonet-ce-cluster/lib/process"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
+	"github.com/skudonet/skudonet-ce-cluster/lib/systemd"
 )
 
 const (
@@ -139,8 +140,7 @@ func (r replicator) pid() process.ID {
 
 // systemd tells whether it is the first process and knows the replicator.
 func (r replicator) systemd(ctx context.Context) bool {
-	info, err := os.Lstat("/run/systemd/system")
-	return err == nil && info.IsDir() && command(ctx, "systemctl", "cat", replicatorUnit) == nil
+	return systemd.Booted() && command(ctx, "systemctl", "cat", replicatorUnit) == nil
 }
 
 // start starts it unless it runs, and waits for a moment until it does.

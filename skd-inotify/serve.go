@@ -29,6 +29,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/pidfile"
 	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
 	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
+	"github.com/skudonet/skudonet-ce-cluster/lib/shell"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/tree"
 	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
@@ -230,7 +231,7 @@ func (d *service) peerCommand() string {
 		{"--run-dir", d.runDir, status.RunDir}, {"--state-dir", d.stateDir, status.StateDir},
 	} {
 		if o[1] != o[2] {
-			words = append(words, o[0], "'"+strings.ReplaceAll(o[1], "'", `'\''`)+"'")
+			words = append(words, o[0], shell.Quote(o[1]))
 		}
 	}
 	return strings.Join(words, " ")

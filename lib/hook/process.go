@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/process"
 )
 
 // ErrSurvived is a script, or a child of it, that does not even die of SIGKILL:
 // it hangs in the kernel, on a dead file server for example.
-var ErrSurvived = errors.New("does not die of SIGKILL; it hangs in the kernel (see ps -o pid,stat,wchan,cmd)")
+var ErrSurvived = process.ErrSurvived
 
 // trailing is how long the output of a script that has ended is waited for. A
 // daemon that the script has left behind may hold it open for ever.

@@ -1,7 +1,6 @@
 package hook
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,13 +15,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/shell"
+	"github.com/skudonet/skudonet-ce-cluster/lib/systemd"
+	"github.com/skudonet/skudonet-ce-cluster/lib/tail"
 )
 
 // Here returns the Exec that fits where this process runs. The main process of
 // a systemd service, which may be sandboxed, gets Transient; any other Process.
 // dir is Transient's.
 func Here(dir string, grace time.Duration) Exec {
-	if mainOfService(os.Getpid(), os.Getenv(execPID), booted) {
+	if mainOfService(os.Getpid(), os.Getenv(execPID)) && systemd.Booted() {
 		return Transient(dir, grace)
 	}
 	return Process(grace)
@@ -33,13 +36,7 @@ func Here(dir string, grace time.Duration) Exec {
 // children, who then find another number than their own.
 const execPID = "SYSTEMD_EXEC_PID"
 
-// booted is a directory where systemd is the first process; see sd_booted(3).
-const booted = "/run/systemd/system"
-
-func mainOfService(pid int, told, booted string) bool {
-	info, err := os.Lstat(booted)
-	return told == strconv.Itoa(pid) && err == nil && info.IsDir()
-}
+func mainOfService(pid int, told string) bool { return told == strconv.Itoa(pid) }
 
 // unitPrefix begins the names of the services that scripts run as.
 const unitPrefix = "skudonet-ce-cluster-hook-"
@@ -116,10 +113,8 @@ func command(script string, visible bool) []string {
 		return []string{script}
 	}
 	// systemd expands variables in the arguments.
-	return []string{"/bin/sh", "-c", strings.ReplaceAll("exec "+shellQuote(script), "$", "$$")}
+	return []string{"/bin/sh", "-c", strings.ReplaceAll("exec "+shell.Quote(script), "$", "$$")}
 }
-
-func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // What a shell says by its exit status of a program that it cannot execute.
 const (
@@ -248,26 +243,24 @@ func (u *unit) open() (writer *os.File, err error) {
 func (u *unit) run(command, env []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
 	defer cancel()
-	out, err := tool(ctx, "systemd-run", u.arguments(command, env)...).CombinedOutput()
+	said := tail.New(1 << 12)
+	cmd := tool(ctx, "systemd-run", u.arguments(command, env)...)
+	cmd.Stdout, cmd.Stderr = said, said
+	err := cmd.Run()
 	if ctx.Err() != nil {
 		return fmt.Errorf("no answer within %s", startLimit)
 	}
-	if text := clean(lastLine(out)); err != nil && text != "" {
+	if text := clean(said.LastLine()); err != nil && text != "" {
 		return errors.New(text)
 	}
 	return err
-}
-
-func lastLine(b []byte) string {
-	b = bytes.TrimSpace(b)
-	return string(b[bytes.LastIndexByte(b, '\n')+1:])
 }
 
 // arguments are systemd-run's. They need no more than systemd's own socket:
 // its --wait and --pipe would need the bus daemon.
 func (u *unit) arguments(command, env []string) []string {
 	// Without a $: what systemd writes down for one, it does not read again after a daemon-reload.
-	report := "/bin/sh -c " + quote("printenv EXIT_CODE EXIT_STATUS >"+shellQuote(filepath.Join(u.dir, statusName)))
+	report := "/bin/sh -c " + quote("printenv EXIT_CODE EXIT_STATUS >"+shell.Quote(filepath.Join(u.dir, statusName)))
 	args := []string{"--quiet", "--collect", "--no-ask-password", "--unit=" + u.name,
 		"--description=Hook " + u.script + " of the Skudonet CE cluster"}
 	for _, p := range []string{

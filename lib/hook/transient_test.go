@@ -14,13 +14,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/systemd"
 )
 
 // needSystemd skips a test where no systemd can start services, and returns a
 // directory for FIFOs.
 func needSystemd(t *testing.T) string {
 	t.Helper()
-	if _, err := os.Stat(booted); err != nil {
+	if !systemd.Booted() {
 		t.Skip("needs systemd as the first process, as in a booted node of the test bed")
 	}
 	if os.Geteuid() != 0 {
@@ -30,21 +32,9 @@ func needSystemd(t *testing.T) string {
 }
 
 func TestMainOfService(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "file")
-	os.WriteFile(file, nil, 0o644)
-	for _, tc := range []struct {
-		name, told, booted string
-		want               bool
-	}{
-		{"executed by systemd", "812", dir, true},
-		{"a child of such a process", "811", dir, false},
-		{"by hand", "", dir, false},
-		{"no systemd", "812", filepath.Join(dir, "none"), false},
-		{"not a directory", "812", file, false},
-	} {
-		if got := mainOfService(812, tc.told, tc.booted); got != tc.want {
-			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+	for told, want := range map[string]bool{"812": true, "811": false, "": false} {
+		if got := mainOfService(812, told); got != want {
+			t.Errorf("812, told %q: %v, want %v", told, got, want)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"sync"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
-	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
+	"github.com/skudonet/skudonet-ce-cluster/lib/shell"
 )
 
 // plain runs rsync's other half in a session of its own, on a peer without our
@@ -20,11 +20,11 @@ import (
 func (p *connection) plain(ctx context.Context, root string, args []string, in io.Reader, out, errs io.Writer) (int, error) {
 	var words []string
 	for _, a := range args[1:] { // without the host
-		words = append(words, remote.Quote(a))
+		words = append(words, shell.Quote(a))
 	}
-	dir, temp := remote.Quote(p.carrier.dir(root)), remote.Quote(p.carrier.temp(root))
+	dir, temp := shell.Quote(p.carrier.dir(root)), shell.Quote(p.carrier.temp(root))
 	session, err := p.ssh.Start(fmt.Sprintf("cd %s && mkdir -p -m 700 %s && echo && echo %s && { %s; e=$?; rm -rf %[2]s; exit $e; }",
-		dir, temp, remote.Quote(plainMark), strings.Join(words, " ")))
+		dir, temp, shell.Quote(plainMark), strings.Join(words, " ")))
 	if err != nil {
 		return 0, err
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/shell"
 	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 )
 
@@ -282,7 +283,7 @@ func (h *hostCheck) explain(key ssh.PublicKey, err error) *Error {
 				Text: fmt.Sprintf("%s: its host key has changed, or somebody is in between: it shows the %s, %s has %s%s",
 					h.target, name, e, ssh.FingerprintSHA256(e.key), why),
 				Remedy: fmt.Sprintf("if you know why it changed: ssh-keygen -R %s -f %s; %s",
-					quote(knownhosts.Normalize(h.addresses()[0])), quote(e.file), compare)}
+					shell.Quote(knownhosts.Normalize(h.addresses()[0])), shell.Quote(e.file), compare)}
 		}
 		others = append(others, fmt.Sprintf("%s at %s", keyName(e.key), e))
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/shell"
 	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 )
 
@@ -176,7 +177,7 @@ func readIdentity(file string) (identity, error) {
 	id.signer, err = ssh.ParsePrivateKey(data)
 	if err == nil {
 		if !private(file) {
-			return id, fmt.Errorf("%s: others can read the private key: chmod 600 %s", file, quote(file))
+			return id, fmt.Errorf("%s: others can read the private key: chmod 600 %s", file, shell.Quote(file))
 		}
 		id.public = id.signer.PublicKey()
 		return id, nil
@@ -292,7 +293,7 @@ func (s *settings) refused(err error, d *dialogue, r *keyring) error {
 	case len(d.tried) == 0:
 		e.Text = fmt.Sprintf("%s: we have no key to offer%s", t, offers(err, d, r))
 		e.Remedy = fmt.Sprintf("ssh-keygen -t ed25519 -N '' -f %s; append %s to %s on %s%s",
-			quote(s.keyFile()), quote(s.keyFile()+".pub"), authorized, t.host, try)
+			shell.Quote(s.keyFile()), shell.Quote(s.keyFile()+".pub"), authorized, t.host, try)
 	case len(d.tried) < len(r.keys):
 		e.Text = fmt.Sprintf("%s takes none of our first keys%s", t, offers(err, d, r))
 		e.Remedy = "name the right key in ssh_config: IdentityFile with IdentitiesOnly yes, " +
@@ -301,7 +302,7 @@ func (s *settings) refused(err error, d *dialogue, r *keyring) error {
 		var files []string
 		for _, k := range d.tried {
 			if k.from != "agent" && !strings.HasSuffix(k.from, "-cert.pub") {
-				files = append(files, quote(strings.TrimSuffix(k.from, ".pub")+".pub"))
+				files = append(files, shell.Quote(strings.TrimSuffix(k.from, ".pub")+".pub"))
 			}
 		}
 		what := "the public key (ssh-add -L)"

@@ -25,6 +25,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/shell"
 )
 
 // Config is where to connect. What root's ssh_config says of Host comes before
@@ -253,20 +255,9 @@ func (t target) options() string {
 		fmt.Fprintf(&b, " -p %d", t.port)
 	}
 	if t.key != "" {
-		b.WriteString(" -i " + quote(t.key))
+		b.WriteString(" -i " + shell.Quote(t.key))
 	}
-	return b.String() + " " + quote(t.user+"@"+t.name)
-}
-
-// quote makes a word for a shell.
-func quote(s string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("@%+=:,./_-", r)
-	}
-	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return b.String() + " " + shell.Quote(t.user+"@"+t.name)
 }
 
 func (t target) unreachable(ctx context.Context, err error, limit time.Duration) error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
@@ -73,9 +72,6 @@ func (c *Conn) Start(command string) (*Session, error) {
 	go s.wait()
 	return s, nil
 }
-
-// Quote writes s as one word of a command for Start.
-func Quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // The pipes between let Close end a read or write that waits for the peer.
 

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/shell"
 )
 
 // run runs a command to its end.
@@ -44,7 +46,7 @@ func TestSession(t *testing.T) {
 		{"kill -TERM $$", "", "", "", 143},
 		{"no-such-program 2>/dev/null", "", "", "", 127},
 		{"tty", "", "not a tty\n", "", 1},
-		{"printf '%s|' " + Quote(odd) + " " + Quote("") + " " + Quote("'"), "", odd + "||'|", "", 0},
+		{"printf '%s|' " + shell.Quote(odd) + " " + shell.Quote("") + " " + shell.Quote("'"), "", odd + "||'|", "", 0},
 		// The input is closed long before the output ends.
 		{"cat >/dev/null; sleep 0.1; echo late", "x", "late\n", "", 0},
 	} {

@@ -188,14 +188,6 @@ func TestAlgorithms(t *testing.T) {
 	}
 }
 
-func TestQuote(t *testing.T) {
-	for in, want := range map[string]string{"": "''", "/a/b_c-1.pub": "/a/b_c-1.pub", "a b": "'a b'", "it's": `'it'\''s'`, "[::1]:22": "'[::1]:22'"} {
-		if got := quote(in); got != want {
-			t.Errorf("quote(%q) = %s, want %s", in, got, want)
-		}
-	}
-}
-
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"Host *\nPort 22\n", "Match host a,b\nUser x", "match exec \"x y\"\r\nUser x", "Include a b\n", "=\n= =\nHost\nMatch\n",

@@ -28,6 +28,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/systemd"
 )
 
 // Where Skudonet is.
@@ -120,7 +122,7 @@ func (s *Service) Stop(ctx context.Context) (string, error) {
 	} else if err != nil {
 		return "", err
 	}
-	if systemd() {
+	if systemd.Booted() {
 		s.tellSystemd(ctx)
 	}
 	var left []daemon
@@ -220,7 +222,7 @@ func (s *Service) lacking(running []daemon) ([]string, error) {
 // launch starts Skudonet and returns how. By systemd where there is one: the
 // daemons must not live in our control group and die with it.
 func (s *Service) launch(ctx context.Context) (how string, err error) {
-	if systemd() {
+	if systemd.Booted() {
 		out, err := systemctl(ctx, "show", "--property=LoadState,ActiveState", unit)
 		if err != nil {
 			s.say("systemctl show " + unit + ": " + out)
@@ -332,12 +334,6 @@ func (s *Service) say(text string) {
 	if s.Say != nil {
 		s.Say(text)
 	}
-}
-
-// systemd tells whether it is the first process, as sd_booted(3) does.
-func systemd() bool {
-	info, err := os.Lstat("/run/systemd/system")
-	return err == nil && info.IsDir()
 }
 
 func systemctl(ctx context.Context, args ...string) (string, error) {
