@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/durable"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vrouter"
 )
 
@@ -75,25 +76,5 @@ func WriteLasting(stateDir string, l vrouter.Lasting) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(stateDir, lastingName)
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err := f.Write(append(b, '\n')); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(stateDir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.WriteFile(filepath.Join(stateDir, lastingName), append(b, '\n'), 0o600)
 }
