@@ -42,12 +42,13 @@ var eventNames = [...]string{"start", "resume", "tick", "advert", "unverifiable 
 func (k EventKind) String() string { return eventNames[k] }
 
 // Event is one input of the Machine. From, Priority and Interval belong to
-// Advert; Unverifiable has From alone.
+// Advert; Unverifiable has From alone, Start Hesitant.
 type Event struct {
 	Kind     EventKind
 	From     netip.Addr
 	Priority uint8
 	Interval time.Duration
+	Hesitant bool // wait longer for a master, before the first promotion, than one down interval: see Hesitation
 }
 
 // EffectKind says what is to be done.
@@ -106,7 +107,8 @@ const (
 )
 
 // Effect is one thing to do. Priority belongs to SendAdvert, State to Enter,
-// Reason, From, After and Interval to Enter and Note.
+// Reason, From, After and Interval to Enter and Note. Of a hesitant node that
+// enters Backup, After is how long it waits for a master.
 type Effect struct {
 	Kind     EffectKind
 	Priority uint8

@@ -53,6 +53,7 @@ type Machine struct {
 	proven    bool       // a valid advert was heard since the start, or we were master
 	held      bool       // the promotion is held, and that was noted
 	excused   bool       // a late timer was excused once
+	hesitant  bool       // started so, and neither heard a valid advert nor was master since
 	holdUntil time.Duration
 
 	listening bool // a master after a stall: silent until it is clear who is master
@@ -88,6 +89,14 @@ func (m *Machine) MasterInterval() time.Duration {
 		return m.interval
 	}
 	return m.cfg.Interval
+}
+
+// patience is how long a backup waits that heard nobody yet, or nobody any more.
+func (m *Machine) patience() time.Duration {
+	if m.hesitant {
+		return Hesitation * m.DownInterval()
+	}
+	return m.DownInterval()
 }
 
 // DownInterval is the down interval in force on this node.
@@ -135,7 +144,7 @@ func (m *Machine) handleInit(now time.Duration, ev Event) {
 		}
 		// Whatever a dead master left behind on this node goes first.
 		m.do(Effect{Kind: RaiseGuard})
-		m.proven, m.held = false, false
+		m.proven, m.held, m.hesitant = false, false, ev.Hesitant
 		m.enterBackup(now, Effect{Reason: Started})
 		m.do(Effect{Kind: RemoveAddresses}, Effect{Kind: RunStopHook})
 	case Resume:
@@ -158,7 +167,7 @@ func (m *Machine) handleBackup(now time.Duration, ev Event) {
 		// because one of them was restarted. A node that has once verified its peer, or was
 		// master, cannot be held this way.
 		if !m.proven && ev.From == m.cfg.Peer {
-			m.deadline = now + m.DownInterval()
+			m.deadline = max(m.deadline, now+m.DownInterval())
 			if !m.held {
 				m.held = true
 				m.note(Effect{Reason: Held, From: ev.From})
@@ -186,6 +195,7 @@ func (m *Machine) backupHears(now time.Duration, ev Event) {
 		return
 	}
 	m.proven = true
+	m.decide(now)
 	switch {
 	case ev.Priority == 0 && m.cfg.Signed && ev.From == m.cfg.Peer:
 		m.promote(now, Effect{Reason: Invited, From: ev.From})
@@ -197,6 +207,15 @@ func (m *Machine) backupHears(now time.Duration, ev Event) {
 		m.outranked, m.from = true, ev.From
 	default:
 		m.follow(now, ev)
+	}
+}
+
+// decide ends the hesitation: the other node takes part, so from here on the
+// down interval is that of any backup.
+func (m *Machine) decide(now time.Duration) {
+	if m.hesitant {
+		m.hesitant = false
+		m.deadline = min(m.deadline, now+m.DownInterval())
 	}
 }
 
@@ -224,7 +243,7 @@ func (m *Machine) masterSilent(now time.Duration) {
 		m.note(Effect{Reason: LateTimer, After: late})
 		return
 	}
-	reason := Effect{Reason: MasterSilent, From: m.from, After: m.DownInterval()}
+	reason := Effect{Reason: MasterSilent, From: m.from, After: m.patience()}
 	switch {
 	case m.outranked:
 		reason = Effect{Reason: Preempted, From: m.from}
@@ -439,7 +458,7 @@ func (m *Machine) promote(now time.Duration, why Effect) {
 	m.announce(now)
 	m.enter(Master, why)
 	m.do(Effect{Kind: RunStartHook})
-	m.proven = true
+	m.proven, m.hesitant = true, false
 }
 
 func (m *Machine) handleFault(now time.Duration, ev Event) {
@@ -456,10 +475,13 @@ func (m *Machine) handleFault(now time.Duration, ev Event) {
 
 // enterBackup begins listening with a full down interval of our own.
 func (m *Machine) enterBackup(now time.Duration, why Effect) {
+	if m.hesitant {
+		why.After = m.patience()
+	}
 	m.enter(Backup, why)
 	m.interval = m.cfg.Interval
 	m.heard, m.left, m.outranked, m.excused, m.from = false, false, false, false, netip.Addr{}
-	m.deadline = now + m.DownInterval()
+	m.deadline = now + m.patience()
 	if m.cfg.Local.Less(m.cfg.Peer) {
 		m.deadline += tieBreak(m.interval)
 	}

@@ -32,6 +32,7 @@ type Config struct {
 	ClusterIP  netip.Addr
 	Kind       transport.Kind
 	IgnoreLink bool       // $link_loss is "ignore"
+	Hesitant   bool       // never in a cluster, and $cluster_ip is not among its virtual interfaces: a start hesitates
 	Keys       []auth.Key // the password's, then the next password's; none: unsigned
 	Started    time.Time  // wall clock at the start, the base of the sequence
 }
@@ -462,7 +463,7 @@ func (r *Router) start(how election.EventKind) {
 		r.since, r.reason = r.record.Since, r.record.Reason
 	}
 	r.save()
-	r.handle(election.Event{Kind: how})
+	r.handle(election.Event{Kind: how, Hesitant: how == election.Start && r.cfg.Hesitant})
 }
 
 // handle is the only way into the machine, and carries out what comes out of it.
