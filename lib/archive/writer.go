@@ -105,12 +105,13 @@ func (w *Writer) add(name, dir, path string) error {
 		r = &root{stage: stage, manifest: manifest.New(), above: map[string]bool{}}
 		w.roots[name] = r
 	}
+	from := snapshot.Root{Name: name, Dir: dir}
 	if r.meets(path) {
-		if done, err := w.again(r, dir, path); done || err != nil {
+		if done, err := w.again(r, from, path); done || err != nil {
 			return err
 		}
 	}
-	e, err := steady(r.stage, dir, path)
+	e, err := steady(r.stage, from, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, snapshot.ErrKind):
 		return nil
@@ -141,12 +142,12 @@ func (r *root) blocks(path string) bool {
 
 // again compares path, which meets, with what the archive has. It is not done
 // with a directory in which other paths are.
-func (w *Writer) again(r *root, dir, path string) (done bool, err error) {
+func (w *Writer) again(r *root, from snapshot.Root, path string) (done bool, err error) {
 	stage, err := snapshot.Open(w.stage(".again"))
 	if err != nil {
 		return false, err
 	}
-	e, err := steady(stage, dir, path)
+	e, err := steady(stage, from, path)
 	if cerr := stage.Close(); cerr != nil {
 		return false, cerr
 	}
@@ -184,15 +185,15 @@ func (w *Writer) stage(name string) string { return filepath.Join(w.dir, name+".
 
 // steady copies path to the stage. A file that somebody has open for writing is
 // copied until two copies are the same, which is then a state that it was in.
-func steady(s *snapshot.Stage, dir, path string) (manifest.Entry, error) {
-	e, err := s.Copy(dir, path, true)
+func steady(s *snapshot.Stage, from snapshot.Root, path string) (manifest.Entry, error) {
+	e, err := s.Copy(from, path, true)
 	if !errors.Is(err, snapshot.ErrBusy) {
 		return e, err
 	}
 	const tries = 20
 	var last manifest.Entry
 	for range tries {
-		if e, err = s.Copy(dir, path, false); err != nil || e == last {
+		if e, err = s.Copy(from, path, false); err != nil || e == last {
 			return e, err
 		}
 		last = e

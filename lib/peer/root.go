@@ -10,10 +10,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
 	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
+)
+
+// Bounds of the archives on this node, beside $archive_keep.
+const (
+	archiveAge   = 30 * 24 * time.Hour
+	archiveBytes = 512 << 20
 )
 
 // root is a root being served.
@@ -24,6 +32,17 @@ type root struct {
 
 	walked time.Time     // when the latest walk ended; zero: never
 	took   time.Duration // how long it took
+
+	trust   trust
+	stand   standing        // the record's, when the tree was last compared with it
+	settled manifest.Digest // of the tree when the intent was written with nothing in flight
+
+	remembered manifest.Digest // of what was written down last
+	wroteKnown time.Time       // when
+	writing    time.Duration   // how long it took
+
+	unsynced []string // written or removed, perhaps not on the disk yet
+	synced   bool     // all else is on the disk
 }
 
 // openRoots reads this node's configuration and fills in h. The error is a
@@ -42,7 +61,11 @@ func (s *session) openRoots(ctx context.Context, g greeting, h *hello) error {
 		return fmt.Errorf("the other node's $exclude: %w", err)
 	}
 	h.Exclude, h.Rules = Name(c.Exclude), rules
-	s.rsync = c.Rsync
+	if err := s.openState(ctx, h); err != nil {
+		return err
+	}
+	s.rsync, s.clusterIP = c.Rsync, c.ClusterIP
+	s.limits = archive.Limits{Keep: c.ArchiveKeep, Age: archiveAge, Bytes: archiveBytes}
 	if v, err := rsync.Version(ctx, c.Rsync); err == nil {
 		h.Hello.Rsync, s.aside = v, rsync.ErrorsAside(v)
 	}
@@ -131,7 +154,9 @@ func (r *root) due() bool {
 func (r *root) walk(ctx context.Context, read bool) (scan.Report, error) {
 	began := time.Now()
 	report, err := r.tree.Scan(ctx, read)
+	r.trust.found(report.Changed)
 	if err == nil {
+		r.trust.landed()
 		r.walked = time.Now()
 		r.took = r.walked.Sub(began)
 	}
