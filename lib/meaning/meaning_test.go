@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"regexp"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // farmFile is an L4 farm as Skudonet 7.1 saves it.
@@ -211,6 +214,17 @@ func TestDamagedFarmIsTakenAsItIs(t *testing.T) {
 	}
 	if full += " "; means("web_l4xnat.cfg", full) != plainly(full) {
 		t.Error("a file that is too large is not taken as it is")
+	}
+}
+
+func TestRead(t *testing.T) {
+	sum, size, err := Read("config", "web_l4xnat.cfg", strings.NewReader(farmFile))
+	if got := fmt.Sprintf("%d %x", size, sum); got != means("web_l4xnat.cfg", farmFile) || err != nil {
+		t.Errorf("%s, %v", got, err)
+	}
+	broken := errors.New("broken disk")
+	if _, _, err := Read("config", "web_l4xnat.cfg", io.MultiReader(strings.NewReader(farmFile), iotest.ErrReader(broken))); err != broken {
+		t.Errorf("error %v, want %v", err, broken)
 	}
 }
 

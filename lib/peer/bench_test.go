@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
@@ -84,10 +83,6 @@ func BenchmarkChange(b *testing.B) {
 					s.mustCommit(b, count, path)
 				}
 			})
-			runtime.GC()
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			b.Logf("%d files: %d KiB in use", n, m.HeapInuse>>10)
 		})
 	}
 }

@@ -531,6 +531,9 @@ func TestPathsToRsyncRefused(t *testing.T) {
 	if _, err := p.Role(t.Context()); err != nil {
 		t.Error(err)
 	}
+	if _, err := p.Rsync(t.Context(), ConfigRoot, server, RsyncOptions{Keep: keepAs(archive.Repair)}, strings.NewReader(""), io.Discard, nil); err == nil || !strings.Contains(err.Error(), "no path") {
+		t.Errorf("no path at all: %v", err)
+	}
 	k := keepAs("no such reason")
 	k.All, k.Paths = true, names("a")
 	if _, err := p.Rsync(t.Context(), ConfigRoot, server, RsyncOptions{Keep: k}, strings.NewReader(""), io.Discard, nil); err == nil || !strings.Contains(err.Error(), "no such reason") {

@@ -92,12 +92,12 @@ type Commit struct {
 // Keeping is what the server archives before something is written or removed.
 // Without All it is what it cannot account for: see the package comment.
 type Keeping struct {
-	All    bool   // all that is replaced or removed
-	Reason string // of package archive
-	Peer   string // address of the client, for the archive
-	Ours   vector.Vector
-	Theirs vector.Vector
-	Paths  []Name `json:"-"` // what rsync may write; only with RsyncOptions
+	All    bool          // all that is replaced or removed
+	Reason string        // of package archive
+	Peer   string        // address of the client, for the archive
+	Ours   vector.Vector // of the server, for the archive
+	Theirs vector.Vector // of the client, likewise
+	Paths  []Name        `json:"-"` // what rsync may write, at least one; only with RsyncOptions
 }
 
 // Look says what to do in one root before its digest is taken.
@@ -124,7 +124,7 @@ type RootDigest struct {
 	Digest   manifest.Digest
 	Entries  int       // in the whole manifest
 	Walked   bool      // the whole tree was walked for this answer
-	Touched  bool      // the tree is not what the server's record holds, nor what a push that was interrupted explains
+	Touched  bool      // there is something that neither the server's record nor a push accounts for; always, if no Set was named
 	Problems []Problem `json:",omitempty"` // removals that failed and files that cannot be read, at most 50
 	More     int       `json:",omitempty"` // problems beyond those
 	Failed   string    `json:",omitempty"` // why there is no digest: the root itself cannot be read

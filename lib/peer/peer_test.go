@@ -359,6 +359,9 @@ func TestProblem(t *testing.T) {
 			if !strings.Contains(s.hello.Problem, c.want) || len(s.hello.Roots) > 0 {
 				t.Errorf("%+v", s.hello)
 			}
+			if _, err := os.Lstat(filepath.Join(b.dir, "tree", fileset.TempName)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the directory for temporary files: %v", err)
+			}
 			if _, err := s.Manifest(t.Context(), ConfigRoot); err == nil || errors.Is(err, ErrClosed) {
 				t.Errorf("manifest: %v", err)
 			}

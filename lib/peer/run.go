@@ -157,8 +157,11 @@ func (s *session) beforeRsync(ctx context.Context, root *root, q rsyncRequest, r
 	if refusal != nil {
 		return false, refusal
 	}
-	if q.Keep == nil {
+	switch {
+	case q.Keep == nil:
 		root.synced = false // it may write anything
+	case len(paths) == 0:
+		return false, refused("rsync in %s: what it replaces is to be archived, but no path is named", root.name)
 	}
 	return true, s.prepare(ctx, root, paths, q.Keep)
 }

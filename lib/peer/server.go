@@ -329,6 +329,7 @@ func (s *session) open(ctx context.Context, f frame) (*hello, error) {
 	h := &hello{Hello: Hello{Protocol: Protocol, Version: version.Version, Role: s.host.role()}}
 	if err := s.openRoots(ctx, g, h); err != nil {
 		h.Problem = err.Error()
+		s.closeRoots()
 		h.Roots, s.roots = nil, nil
 	}
 	return h, nil
@@ -336,14 +337,18 @@ func (s *session) open(ctx context.Context, f frame) (*hello, error) {
 
 // close leaves the machine as it was.
 func (s *session) close() {
+	s.closeRoots()
+	if s.lock != nil {
+		s.lock.release()
+	}
+}
+
+func (s *session) closeRoots() {
 	for _, r := range s.roots {
 		os.RemoveAll(r.temp)
 		if r.stand.Known && r.tree.Manifest().Digest() == r.stand.Tree.Digest {
 			r.remember(s.host.StateDir, true)
 		}
-	}
-	if s.lock != nil {
-		s.lock.release()
 	}
 }
 
