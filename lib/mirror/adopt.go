@@ -73,8 +73,7 @@ func (r *round) adopt(ctx context.Context, w work, parts []*part, theirs peer.St
 		if _, err := p.tree.Scan(ctx, false); err != nil {
 			return &treeError{err}
 		}
-		clear(p.wanted)
-		clear(p.before)
+		p.want(manifest.Diff(p.theirs, p.tree.Manifest())) // what was changed here meanwhile
 	}
 	r.cfg.Log.Warn(fmt.Sprintf("took over the configuration of the peer %s, which was master while this node was away: %s", r.cfg.Peer, words))
 	res.adopted = true

@@ -62,9 +62,20 @@ func (p *part) differences(ctx context.Context, with Peer, repair bool) error {
 	if p.theirs, err = with.Manifest(limited, p.Name); err != nil {
 		return err
 	}
+	p.want(manifest.Diff(p.theirs, p.tree.Manifest()))
+	for path := range p.wanted {
+		if repair && !changed[path] {
+			p.repairs[path] = true
+		}
+	}
+	return nil
+}
+
+// want wants these differences sent, and nothing else.
+func (p *part) want(list []manifest.Change) {
 	clear(p.wanted)
 	clear(p.before)
-	for _, c := range manifest.Diff(p.theirs, p.tree.Manifest()) {
+	for _, c := range list {
 		if p.excepted(c.Path) {
 			continue
 		}
@@ -72,11 +83,7 @@ func (p *part) differences(ctx context.Context, with Peer, repair bool) error {
 		if c.From != nil {
 			p.before[c.Path] = *c.From
 		}
-		if repair && !changed[c.Path] {
-			p.repairs[c.Path] = true
-		}
 	}
-	return nil
 }
 
 func (p *part) own() manifest.Digest {

@@ -58,8 +58,11 @@ func (r *round) meet(ctx context.Context, w work, parts []*part, res *result) er
 		}
 		return nil
 	case reconcile.Adopt:
-		if err := r.adopt(ctx, w, parts, theirs, d, v, res); err != nil || len(able(parts)) == 0 {
+		if err := r.adopt(ctx, w, parts, theirs, d, v, res); err != nil || !res.adopted {
 			return err
+		}
+		if !r.book.clean(parts, r.set) { // An admin was at work meanwhile.
+			v = v.Raised(r.book.record.ID)
 		}
 	case reconcile.Push, reconcile.Conflict:
 		for _, p := range parts {

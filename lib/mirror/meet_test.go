@@ -135,6 +135,24 @@ func TestThePeersNewerConfigurationIsTakenOver(t *testing.T) {
 	})
 }
 
+func TestAChangeDuringATakeOverIsAChangeLikeAnyOther(t *testing.T) {
+	play(t, func(w *world) {
+		w.inTheirs("new", "1")
+		w.history(both(1), func(a, b vector.ID) vector.Vector { return vector.Vector{a: 1, b: 2} })
+		w.disturb = func() { w.inOurs("late", "2"); w.disturb = nil }
+	}, func(w *world) {
+		w.same()
+		w.vectors()
+		if got := content(t, w.ours); got["/new"] != "1" || got["/late"] != "2" {
+			t.Errorf("%q", got)
+		}
+		// The peer's tree was not what its vector stood for, so this node raised it once for that.
+		if v := w.record.Vector; v[w.record.ID] != 3 || v[w.standing.ID] != 2 {
+			t.Errorf("one vector stands for two configurations: %v", v)
+		}
+	})
+}
+
 func TestAnEstablishedMasterKeepsItsConfiguration(t *testing.T) {
 	for name, ours := range map[string]func(a, b vector.ID) vector.Vector{
 		"the peer is ahead": both(1),

@@ -389,6 +389,9 @@ func (e *Engine) up(p Peer) {
 	}
 	e.cfg.Troubles.Clear("weak")
 	e.cfg.Log.Info("connected to the peer "+e.cfg.Peer, "version", h.Version, "role", h.Role, "rsync", h.Rsync)
+	for _, text := range h.Notices {
+		e.cfg.Log.Warn("the peer " + e.cfg.Peer + " says: " + text)
+	}
 }
 
 func (e *Engine) down(m disconnected) {

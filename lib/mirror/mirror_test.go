@@ -51,7 +51,7 @@ type world struct {
 	pushes     []push
 	pushTakes  time.Duration
 	refuse     func(path string) error // of the peer, for a file
-	disturb    func()                  // after each push
+	disturb    func()                  // after each transfer
 	peer       *fakePeer
 	blind      error
 	state      status.Replicator
@@ -329,6 +329,9 @@ func (p *fakePeer) Fetch(_ context.Context, root string, files []string, into st
 		if err != nil {
 			return err
 		}
+	}
+	if p.disturb != nil {
+		p.disturb()
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
@@ -107,8 +108,20 @@ func newRound(e *Engine) *round {
 
 func (r *round) close() {
 	r.book.wait()
+	r.remember()
 	for _, s := range r.stages {
 		s.Close()
+	}
+}
+
+// remember writes down what the trees consist of, for the backup that this node may
+// become: if somebody changes a tree, it then knows what is old.
+func (r *round) remember() {
+	for i, t := range r.trees {
+		if r.known[i] && r.book.failed == nil && r.book.record.Holds(t.Root().Name, ledger.Tree{Digest: t.Manifest().Digest(), Set: r.set}) {
+			err := peer.Remember(r.cfg.StateDir, t.Root().Name, t.Manifest())
+			r.cfg.Troubles.Check("remember", "what this node's configuration consists of is not written down: ", err)
+		}
 	}
 }
 

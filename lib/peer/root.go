@@ -8,9 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
+	"github.com/skudonet/skudonet-ce-cluster/lib/beside"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
@@ -101,19 +100,10 @@ func (s *session) root(name string) (*root, *Error) {
 // makeTemp makes an empty directory for temporary files that can be renamed
 // into dir: beside it, or in it if it is a file system of its own.
 func makeTemp(dir string) (string, error) {
-	real, err := filepath.EvalSymlinks(dir)
+	temp, err := beside.Dir(dir, fileset.TempName)
 	if err != nil {
 		return "", err
 	}
-	at := filepath.Dir(real)
-	same, err := sameMount(at, real)
-	if err != nil {
-		return "", err
-	}
-	if !same {
-		at = real
-	}
-	temp := filepath.Join(at, fileset.TempName)
 	if err := os.RemoveAll(temp); err != nil {
 		return "", err
 	}
@@ -121,17 +111,6 @@ func makeTemp(dir string) (string, error) {
 		return "", err
 	}
 	return temp, nil
-}
-
-// sameMount tells whether a file can be renamed from one directory to the other.
-func sameMount(a, b string) (bool, error) {
-	var x, y unix.Statx_t
-	for path, st := range map[string]*unix.Statx_t{a: &x, b: &y} {
-		if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, st); err != nil {
-			return false, &os.PathError{Op: "stat", Path: path, Err: err}
-		}
-	}
-	return x.Dev_major == y.Dev_major && x.Dev_minor == y.Dev_minor && x.Mnt_id == y.Mnt_id, nil
 }
 
 // empty removes what is left in the directory for temporary files.
