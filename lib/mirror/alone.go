@@ -21,9 +21,12 @@ func (r *round) alone(w work, parts []*part, res *result) {
 	for _, p := range parts {
 		for path := range p.wanted {
 			e, ok := p.tree.Manifest().Get(path)
-			if ok {
+			was, had := p.before[path]
+			switch {
+			case p.first, ok == had && e == was: // waits since an earlier round
+			case ok:
 				p.note(path, &e)
-			} else {
+			default:
 				p.note(path, nil)
 			}
 		}

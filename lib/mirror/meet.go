@@ -79,7 +79,9 @@ func (r *round) meet(ctx context.Context, w work, parts []*part, res *result) er
 			}
 		}
 		if repair {
-			r.leaveStubborn(parts, theirs)
+			r.leaveStubborn(parts, r.skewed(theirs), w.asked)
+		} else {
+			r.noStubborn(parts)
 		}
 	case reconcile.InStep:
 		r.noStubborn(parts)

@@ -509,7 +509,7 @@ func TestARecordThatCannotBeWritten(t *testing.T) {
 			t.Errorf("%v", w.state.Problems)
 		}
 		w.storeError = nil
-		w.pass(6 * time.Minute)
+		w.pass(15 * time.Second)
 		w.vectors()
 		if len(w.state.Problems) != 0 {
 			t.Errorf("%v", w.state.Problems)

@@ -25,7 +25,8 @@ type work struct {
 	read        bool // and read it
 	fresh       bool // for the first time since the peer was reached
 	established bool
-	confirmed   bool // an admin wants it, however odd it looks
+	asked       bool // an admin wants both nodes to have the same
+	confirmed   bool // and that, however odd it looks
 	errand      *errand
 	began       time.Time
 	roots       []rootWork
@@ -54,6 +55,7 @@ type result struct {
 	full    bool
 	fresh   bool
 	partial bool // the peer has looked at the changed paths only
+	pending bool // what was sent could not be recorded
 	errand  bool // it was one
 	met     bool // it was decided whose configuration counts
 	adopted bool // it was the peer's
@@ -63,6 +65,7 @@ type result struct {
 	fixed   []change // that nobody made here: the peer differed
 	roots   []rootResult
 	special []string // left out: neither file nor directory nor link
+	alone   []string // that an admin asked for, and that was left alone there all the same, in words
 }
 
 type rootResult struct {
@@ -192,6 +195,10 @@ func (r *round) do(ctx context.Context, w work) (res result) {
 	}
 	for _, p := range parts {
 		p.result(&res, &res.roots[p.index])
+	}
+	res.pending = r.book.failed != nil
+	if names := r.leftAlone(); w.asked && len(names) > 0 {
+		res.alone = []string{"left alone on the peer: " + sentence(names)}
 	}
 	return res
 }
