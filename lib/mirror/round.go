@@ -97,11 +97,11 @@ type round struct {
 	stages map[string]*snapshot.Stage
 
 	book     *book
-	met      bool          // since the connection it was decided whose configuration counts
-	keep     *peer.Keeping // what the peer archives
-	waiting  []string      // conflicts that no admin has resolved
-	resolved bool          // the peer must hear of a conflict that was
-	lost     bool          // most files vanished while there was no peer
+	met      bool             // since the connection it was decided whose configuration counts
+	keep     *peer.Keeping    // what the peer archives
+	waiting  []string         // conflicts that no admin has resolved
+	resolved bool             // the peer must hear of a conflict that was
+	lost     map[string]error // most files vanished while there was no peer: the trouble, by root
 	stubborn stubborn
 }
 
@@ -192,6 +192,11 @@ func (r *round) do(ctx context.Context, w work) (res result) {
 	}
 	if w.peer != nil && res.err == nil {
 		res.err = r.send(ctx, w, parts, &res)
+	} else if w.peer != nil && w.established && w.full && ctx.Err() == nil {
+		// The nodes could not be compared, so perhaps not for long. What is done here counts.
+		if err := r.enter(w, able(parts)); err != nil {
+			r.cfg.Troubles.Advise("record", err.Error(), "")
+		}
 	}
 	for _, p := range parts {
 		p.result(&res, &res.roots[p.index])

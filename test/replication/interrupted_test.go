@@ -248,7 +248,7 @@ func TestKillAtEachStepOfAnAdoption(t *testing.T) {
 		r.clean()
 	}
 	first := b.kept()
-	steps := []string{"mirror.adopt.archived", "mirror.adopt.fetched", "mirror.swap.begun", "mirror.swap.applied", "mirror.swap.recorded"}
+	steps := []string{"mirror.adopt.archived", "mirror.adopt.fetched", "swap.begun", "swap.applied", "swap.recorded"}
 	for i, step := range steps {
 		r.in(step, func(t *testing.T) {
 			r.ahead(change(i + 1))
@@ -258,13 +258,13 @@ func TestKillAtEachStepOfAnAdoption(t *testing.T) {
 			adopted(i + 1)
 		})
 	}
-	r.in("mirror.swap.begun, and the node returns as backup", func(t *testing.T) {
+	r.in("swap.begun, and the node returns as backup", func(t *testing.T) {
 		i := len(steps) + 1
 		r.ahead(change(i))
-		a.promote("SKD_STEP=mirror.swap.begun")
+		a.promote("SKD_STEP=swap.begun")
 		a.dies()
 		a.says(status.Backup)
-		a.arm("peer.journal.applied")
+		a.arm("swap.applied")
 		b.promote()
 		a.died()
 		b.inStep()
@@ -310,7 +310,7 @@ func TestKillAtEachStepOfARestore(t *testing.T) {
 	r.check(b.SSHD().Stop())
 	_, err := b.StartSSH()
 	r.check(err)
-	for _, step := range []string{"mirror.restore.archived", "mirror.restore.staged", "mirror.swap.begun", "mirror.swap.applied", "mirror.swap.recorded"} {
+	for _, step := range []string{"mirror.restore.archived", "mirror.restore.staged", "swap.begun", "swap.applied", "swap.recorded"} {
 		r.in(step, func(t *testing.T) {
 			a.stops()
 			a.start("SKD_STEP=" + step)
@@ -321,7 +321,7 @@ func TestKillAtEachStepOfARestore(t *testing.T) {
 			a.dies()
 			a.start()
 			a.inStep()
-			begun := strings.HasPrefix(step, "mirror.swap")
+			begun := strings.HasPrefix(step, "swap")
 			if got := a.file("d/sub/f"); begun != (got == "mine") || a.file("farm") != got {
 				t.Errorf("d/sub/f is %q, farm %q", got, a.file("farm"))
 			}
