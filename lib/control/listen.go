@@ -37,6 +37,18 @@ func Listen(path string) (*Listener, error) {
 		return nil, fmt.Errorf("control socket %s: the path has %d bytes, at most %d can be: choose a shorter run directory",
 			path, len(path), longestPath)
 	}
+	l, err := listenOnce(path)
+	// What a killed daemon was just starting may not have closed its socket yet.
+	for began := time.Now(); errors.Is(err, errTaken) && time.Since(began) < time.Second; l, err = listenOnce(path) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return l, err
+}
+
+// errTaken is wrapped by listen's error if somebody listens already.
+var errTaken = errors.New("another daemon listens")
+
+func listenOnce(path string) (*Listener, error) {
 	unlock, err := lock(path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
@@ -103,7 +115,7 @@ func clear(path string) error {
 		c.Close()
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) { // EAGAIN: it listens, and is busy
-		return fmt.Errorf("another daemon listens on %s: end it first", path)
+		return fmt.Errorf("%w on %s: end it first", errTaken, path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("control socket: %w", err)
