@@ -20,10 +20,12 @@ func (r *round) verify(ctx context.Context, with Peer, parts []*part, try int, r
 	if err != nil {
 		return false, err
 	}
-	r.committed(req.Commit, answer)
+	same := true
+	defer func() { r.committed(req.Commit, answer, same) }()
 	for _, p := range parts {
 		a, ok := p.answer(answer.Roots)
 		if !ok {
+			same = false
 			continue
 		}
 		res.partial = res.partial || !a.Walked
@@ -33,6 +35,7 @@ func (r *round) verify(ctx context.Context, with Peer, parts []*part, try int, r
 			clear(p.wanted)
 			continue
 		}
+		same = false
 		if err := p.differences(ctx, with, true); err != nil {
 			return false, err
 		}
@@ -143,12 +146,15 @@ func (r *round) commit(parts []*part) *peer.Commit {
 	return &peer.Commit{Vector: r.book.record.Vector, Digests: digests(parts), Set: r.set, Waiting: r.waiting}
 }
 
-func (r *round) committed(asked *peer.Commit, answer peer.DigestAnswer) {
-	if asked == nil {
-		return
-	}
-	if answer.Committed {
+// committed notes what the peer has recorded. If both have the same, it should have.
+func (r *round) committed(asked *peer.Commit, answer peer.DigestAnswer, same bool) {
+	switch {
+	case asked == nil:
+	case answer.Committed:
 		r.book.theirs, r.resolved = asked.Vector, false
+		r.cfg.Troubles.Clear("commit")
+	case same:
+		r.cfg.Troubles.Advise("commit", "the peer has the same, but does not record it: "+answer.NotCommitted, "skd-inotify sync compares everything again")
 	}
 }
 
