@@ -2,7 +2,7 @@ package main
 
 import (
 	"os"
-
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -135,6 +135,11 @@ func TestApplyDuringStop(t *testing.T) {
 	n.owes(false)
 }
 
+// numbered is an apply whose process number is in a file.
+func (n *node) numbered() *exec.Cmd {
+	return n.command("/bin/sh", "-c", "echo $$ >/run/apply.pid; exec "+program+" -c /mnt/skudonet-cluster.conf --status-file /mnt/status apply")
+}
+
 // Killed in the middle, it leaves Skudonet down on a master, and a mark for who
 // comes next.
 func TestApplyIsKilled(t *testing.T) {
@@ -143,12 +148,12 @@ func TestApplyIsKilled(t *testing.T) {
 	n.master()
 	kill := func(at string) {
 		t.Helper()
-		cmd := n.command(program, "-c", "/mnt/skudonet-cluster.conf", "--status-file", "/mnt/status", "apply")
+		cmd := n.numbered()
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
 		n.wait("grep -q '^" + at + "' /run/calls")
-		n.sh("kill -9 $(pidof skd-hooks)")
+		n.sh("kill -9 $(cat /run/apply.pid)")
 		cmd.Wait()
 		n.owes(true)
 	}
@@ -170,13 +175,13 @@ func TestApplyIsKilled(t *testing.T) {
 	n.sh("echo SLOW=1 > /run/behave; touch /run/skudonet-ce-cluster/apply.pending")
 	start := n.begin(0, "start")
 	n.wait("grep -q start /run/calls")
-	waiting := n.command(program, "-c", "/mnt/skudonet-cluster.conf", "--status-file", "/mnt/status", "apply")
+	waiting := n.numbered()
 	if err := waiting.Start(); err != nil {
 		t.Fatal(err)
 	}
 	n.contains(start(), "its configuration was replaced")
 	n.wait("test $(grep -c stop /run/calls) = 2")
-	n.sh("kill -9 $(pidof skd-hooks)")
+	n.sh("kill -9 $(cat /run/apply.pid)")
 	waiting.Wait()
 	n.owes(true)
 
