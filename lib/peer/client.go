@@ -97,11 +97,6 @@ func (c *Client) greet(ctx context.Context, greeted *call, g greeting) (Hello, e
 		return Hello{}, &Error{Kind: kindVersion, Remedy: upgrade, Text: fmt.Sprintf(
 			"the peer's skd-inotify %s chose protocol %d, this one (%s) speaks %d", h.Version, h.Protocol, version.Version, Protocol)}
 	}
-	if h.ID != "" {
-		if err := errors.Join(h.ID.Check(), h.Vector.Check()); err != nil {
-			return Hello{}, fmt.Errorf("the peer's hello: %w", err)
-		}
-	}
 	h.Hello.Exclude, h.Hello.rules = string(h.Exclude), h.Rules
 	return h.Hello, nil
 }

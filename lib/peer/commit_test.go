@@ -34,7 +34,7 @@ func TestCommit(t *testing.T) {
 		t.Errorf("%+v, the record is %+v", s, r)
 	}
 	p.open()
-	if h := p.hello; h.ID != r.ID || !maps.Equal(h.Vector, r.Vector) || len(h.Notices) > 0 {
+	if h := p.hello; len(h.Notices) > 0 {
 		t.Errorf("%+v", h)
 	}
 }
@@ -143,7 +143,7 @@ func TestStanding(t *testing.T) {
 	s := b.open("")
 	a, err := s.Standing(t.Context())
 	must(t, err)
-	if a.ID != s.hello.ID || a.ID.Check() != nil || len(a.Vector) > 0 || len(a.Trees) > 0 || a.Holder || a.Role != status.Backup || len(a.Waiting) > 0 || a.Skudonet != "7.1.0" || s.hello.Skudonet != "7.1.0" {
+	if a.ID.Check() != nil || len(a.Vector) > 0 || len(a.Trees) > 0 || a.Holder || a.Role != status.Backup || len(a.Waiting) > 0 || a.Skudonet != "7.1.0" {
 		t.Errorf("%+v, %+v", a, s.hello)
 	}
 	b.write("if_eth0:vip_conf", "[eth0:vip]\naddr=192.0.2.9\nmask=24\nstatus=down\n")
@@ -180,7 +180,7 @@ func TestNoticesOfTheRecord(t *testing.T) {
 	r.Machine = "another"
 	must(t, ledger.Store(hostIn(p.dir).StateDir, r))
 	p.open()
-	if h := p.hello; h.ID == r.ID || len(h.Notices) != 1 || !strings.Contains(h.Notices[0], "copied from another machine") || h.Problem != "" {
+	if h, now := p.hello, p.record(); now.ID == r.ID || len(h.Notices) != 1 || !strings.Contains(h.Notices[0], "copied from another machine") || h.Problem != "" {
 		t.Errorf("%+v", h)
 	}
 }
@@ -274,7 +274,7 @@ func TestJournalIsFinished(t *testing.T) {
 			p.end()
 			begin()
 			p.open()
-			if h := p.hello; len(h.Notices) != 1 || !strings.Contains(h.Notices[0], archive.Adopt) || h.Vector[someID] != 9 {
+			if h := p.hello; len(h.Notices) != 1 || !strings.Contains(h.Notices[0], archive.Adopt) || p.record().Vector[someID] != 9 {
 				p.t.Errorf("%+v", h)
 			}
 		},

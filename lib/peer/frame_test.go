@@ -102,7 +102,6 @@ func TestOpenFails(t *testing.T) {
 		"absurd":     {magic + "H\xff\xff\xff\xff", ErrClosed, "4294967295"},
 		"no JSON":    {magic + "H\x00\x00\x00\x01x", nil, "invalid character"},
 		"newer":      {magic + say(frameHello, Hello{Protocol: 7, Version: "9.0"}), ErrVersion, "9.0 chose protocol 7"},
-		"no ID":      {magic + say(frameHello, Hello{Protocol: Protocol, ID: "me"}), nil, "node identity"},
 		"refused":    {magic + say(frameError, &Error{Kind: kindVersion, Text: "2 and 1", Remedy: "upgrade"}), ErrVersion, "2 and 1: upgrade"},
 		"ended":      {magic + say(frameError, &Error{Kind: kindEnded, Text: "no room"}), ErrClosed, "no room"},
 		"out of law": {magic + say(frameHello, Hello{Protocol: Protocol}) + say(frameAnswer, struct{}{}), nil, ""},

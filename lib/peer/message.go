@@ -39,10 +39,7 @@ type Hello struct {
 	Rsync    string // version of its rsync, "" if that cannot be run
 	Problem  string // why nothing can be replicated to it, with the remedy; "" is well
 
-	ID       vector.ID     // its identity; "" if there is a Problem
-	Vector   vector.Vector // of the configuration it holds
-	Skudonet string        // version of Skudonet there, "" if unknown
-	Notices  []string      `json:",omitempty"` // what happened there before this session could begin
+	Notices []string `json:",omitempty"` // what happened there before this session could begin
 
 	rules ruleFiles
 }

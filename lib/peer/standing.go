@@ -40,7 +40,7 @@ func (s *session) openState(ctx context.Context, h *hello) error {
 			return err
 		}
 	}
-	record, notice, err := ledger.Load(s.host.StateDir, s.host.Machine)
+	_, notice, err := ledger.Load(s.host.StateDir, s.host.Machine)
 	if err != nil {
 		return s.host.stateless(err)
 	}
@@ -50,7 +50,6 @@ func (s *session) openState(ctx context.Context, h *hello) error {
 	for _, text := range h.Notices {
 		s.host.log(text)
 	}
-	h.ID, h.Vector, h.Hello.Skudonet = record.ID, record.Vector, s.host.skudonet()
 	return nil
 }
 
