@@ -585,7 +585,7 @@ func messages(t *testing.T, file string) (all []string) {
 func TestReplicatorsMessages(t *testing.T) {
 	page := section(t, read(t, "skd-inotify.8"), "DIAGNOSTICS")
 	files := []string{"../lib/status/replicator.go"}
-	for _, pattern := range []string{"../lib/mirror/*.go", "../lib/remote/*.go", "../lib/rsync/*.go", "../skd-inotify/*.go"} {
+	for _, pattern := range []string{"../lib/mirror/*.go", "../lib/reign/*.go", "../lib/remote/*.go", "../lib/rsync/*.go", "../skd-inotify/*.go"} {
 		found, _ := filepath.Glob(pattern)
 		files = append(files, found...)
 	}

@@ -29,9 +29,11 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/mirror"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 	"github.com/skudonet/skudonet-ce-cluster/lib/pidfile"
+	"github.com/skudonet/skudonet-ce-cluster/lib/reign"
 	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
 	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
 	"github.com/skudonet/skudonet-ce-cluster/lib/shell"
+	"github.com/skudonet/skudonet-ce-cluster/lib/skudonet"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/tree"
 	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
@@ -46,7 +48,6 @@ const (
 	pidName    = "inotify.pid"
 	stageName  = "outgoing"
 	heapGrowth = 50 // percent: what lives is small, and collected cheaply
-	pollStatus = time.Second
 )
 
 // serve mirrors until a signal ends it, or the node is master no more.
@@ -196,10 +197,12 @@ func (d *service) run(stop <-chan os.Signal) error {
 	}
 	troubles := trouble.New(d.log)
 	watcher := &watcher{}
-	settings, release, err := d.reign(context.Background(), mirror.Config{
+	node := reign.Node{StateDir: d.stateDir, RunDir: d.runDir, StatusFile: d.statusFile, Machine: machine(), Conf: d.conf, Apply: d.apply, Log: d.log}
+	settings, release, err := node.Begin(context.Background(), mirror.Config{
 		Roots: roots, Exclude: d.conf.Exclude, Peer: d.conf.RemoteIP.String(), Local: d.conf.LocalIP.String(), Version: version.Version,
 		MemoryStage: filepath.Join(d.runDir, stageName), DiskStage: filepath.Join(d.stateDir, stageName), Direct: d.rules.policy.Direct, Verify: d.conf.VerifyInterval,
 		Dial: carrier.Dial, Blind: watcher.blind, Refresh: watcher.refresh, Publish: d.publish(troubles),
+		Skudonet: skudonet.Version(context.Background()), GiveUp: giveUp,
 		Log: d.log, Troubles: troubles,
 	})
 	if err != nil {
@@ -211,7 +214,7 @@ func (d *service) run(stop <-chan os.Signal) error {
 	defer end(nil)
 	watcher.open(roots, d.rules.exclude, d.engine.Changed)
 	defer watcher.close()
-	defer d.watchStatus(ctx, end)()
+	defer node.Watch(ctx, end, d.engine.Poke)()
 	var work sync.WaitGroup
 	work.Go(func() { d.accept(ctx, listener, carrier) })
 	work.Go(func() { d.engine.Run(ctx) })
@@ -338,54 +341,6 @@ func (d *service) change(ctx context.Context, call *control.Call) {
 		return
 	}
 	call.Reply(control.Reply{Text: words, Done: true})
-}
-
-// watchStatus ends ctx when the node is master no more, and pokes the engine
-// when the peer is heard again. It returns what stops it.
-func (d *service) watchStatus(ctx context.Context, end context.CancelCauseFunc) (stop func()) {
-	look := make(chan struct{}, 1)
-	seen := func(tree.Event) {
-		select {
-		case look <- struct{}{}:
-		default:
-		}
-	}
-	w, err := tree.Watch([]tree.Root{
-		{Dir: filepath.Dir(d.statusFile), File: filepath.Base(d.statusFile)},
-		{Dir: d.runDir, File: status.DaemonFile},
-	}, seen, func(error) {})
-	var going sync.WaitGroup
-	going.Go(func() {
-		tick := time.NewTicker(pollStatus) // for a kernel that gives no watches
-		defer tick.Stop()
-		var heard time.Duration
-		for {
-			word, rerr := status.Read(d.statusFile)
-			if word != status.Master && (rerr == nil || errors.Is(rerr, fs.ErrNotExist)) {
-				end(fmt.Errorf("this node is not master any more, the status file says %q", word))
-				return
-			}
-			if r, err := status.ReadDaemon(filepath.Join(d.runDir, status.DaemonFile)); err == nil && r.Peer.LastHeard.Boot > heard {
-				if heard > 0 {
-					d.engine.Poke()
-				}
-				heard = r.Peer.LastHeard.Boot
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-look:
-			case <-tick.C:
-			}
-		}
-	})
-	return func() {
-		end(nil)
-		going.Wait()
-		if err == nil {
-			w.Close()
-		}
-	}
 }
 
 // watcher sees the changes of the trees, or knows why it cannot.

@@ -55,7 +55,7 @@ func (h *history) newNode(name string, local, remote string) *node {
 	for _, d := range []string{n.config(), filepath.Dir(n.rtTables()), n.path("run"), n.state()} {
 		h.must(os.MkdirAll(d, 0o755))
 	}
-	conf := fmt.Sprintf("$interface=\"eth0\";\n$local_ip=%q;\n$remote_ip=%q;\n$cluster_ip=%q;\n$cluster_id=\"1\";\n$configdir=%q;\n$rttables=%q;\n",
+	conf := fmt.Sprintf("$interface=\"eth0\";\n$local_ip=%q;\n$remote_ip=%q;\n$cluster_ip=%q;\n$cluster_id=\"1\";\n$configdir=%q;\n$rttables=%q;\n$archive_keep=\"10000\";\n",
 		local, remote, clusterIP, n.config(), n.rtTables())
 	h.must(os.WriteFile(n.path("skudonet-cluster.conf"), []byte(conf), 0o644))
 	var err error

@@ -25,7 +25,7 @@ func main() {
 	case "peer":
 		err = answer(dir)
 	case "master":
-		err = reign(dir)
+		err = serve(dir)
 	default:
 		err = fmt.Errorf("unknown: %s", os.Args[1])
 	}

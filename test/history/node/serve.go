@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -15,14 +13,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/skudonet/skudonet-ce-cluster/lib/address"
 	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
-	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/mirror"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
+	"github.com/skudonet/skudonet-ce-cluster/lib/reign"
 	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
 	"github.com/skudonet/skudonet-ce-cluster/lib/skudonet"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
@@ -30,12 +27,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
 )
 
-const (
-	lockLimit       = 10 * time.Second
-	pollStatus      = 100 * time.Millisecond
-	establishedName = "inotify.established"
-	giveUpVariable  = "HISTORY_GIVEUP"
-)
+const giveUpVariable = "HISTORY_GIVEUP"
 
 // daemon is skd-inotify on a master.
 type daemon struct {
@@ -45,8 +37,8 @@ type daemon struct {
 	engine                      *mirror.Engine
 }
 
-// reign mirrors until a signal ends it, or the node is master no more.
-func reign(dir string) error {
+// serve mirrors until a signal ends it, or the node is master no more.
+func serve(dir string) error {
 	stop, compare := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGTERM)
 	signal.Notify(compare, unix.SIGUSR1)
@@ -74,10 +66,6 @@ func (d *daemon) mirror(stop, compare <-chan os.Signal) error {
 	}
 	socket := filepath.Join(d.run, control.SocketName)
 	listener, err := control.Listen(socket)
-	for began := time.Now(); err != nil && time.Since(began) < time.Second; time.Sleep(time.Millisecond) {
-		// What a killed one was just starting may not have closed its socket yet.
-		listener, err = control.Listen(socket)
-	}
 	if err != nil {
 		return err
 	}
@@ -97,9 +85,13 @@ func (d *daemon) mirror(stop, compare <-chan os.Signal) error {
 	}
 	troubles := trouble.New(d.log)
 	var trees *tree.Watcher
+	limit, err := time.ParseDuration(os.Getenv(giveUpVariable))
+	if err != nil {
+		return err
+	}
 	settings := mirror.Config{
 		Roots: roots, Exclude: d.conf.Exclude, Peer: d.conf.RemoteIP.String(), Local: d.conf.LocalIP.String(),
-		MemoryStage: filepath.Join(d.run, "outgoing"), DiskStage: filepath.Join(d.state, "outgoing"), Verify: time.Hour,
+		MemoryStage: filepath.Join(d.run, "outgoing"), DiskStage: filepath.Join(d.state, "outgoing"), Verify: time.Hour, GiveUp: limit,
 		Dial: carrier.Dial, Blind: func() error { return trees.Blind() }, Refresh: func() { trees.Refresh() },
 		Publish: func(r status.Replicator) {
 			r.PID = os.Getpid()
@@ -107,7 +99,8 @@ func (d *daemon) mirror(stop, compare <-chan os.Signal) error {
 		},
 		Log: d.log, Troubles: troubles,
 	}
-	release, err := d.ascend(&settings)
+	node := reign.Node{StateDir: d.state, RunDir: d.run, StatusFile: d.statusFile, Machine: filepath.Base(d.dir), Conf: d.conf, Apply: d.apply, Log: d.log}
+	settings, release, err := node.Begin(context.Background(), settings)
 	if err != nil {
 		return err
 	}
@@ -127,8 +120,8 @@ func (d *daemon) mirror(stop, compare <-chan os.Signal) error {
 		return err
 	}
 	defer trees.Close()
+	defer node.Watch(ctx, end, d.engine.Poke)()
 	var work sync.WaitGroup
-	work.Go(func() { d.watchStatus(ctx, end) })
 	work.Go(func() { d.accept(ctx, listener, carrier) })
 	work.Go(func() { d.engine.Run(ctx) })
 	go func() { // Whoever started this program is gone when its standard input ends.
@@ -151,83 +144,11 @@ func (d *daemon) mirror(stop, compare <-chan os.Signal) error {
 	return nil
 }
 
-// ascend takes the record, finishes what was interrupted, and adds what a master
-// needs to know.
-func (d *daemon) ascend(c *mirror.Config) (release func(), err error) {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), lockLimit, errors.New("it does not end"))
-	defer cancel()
-	unlock, err := ledger.Lock(ctx, d.state)
-	if err != nil {
-		return nil, err
-	}
-	c.StateDir = d.state
-	c.Store = func(r ledger.Record) error { return ledger.Store(d.state, r) }
-	c.Limits = archive.Limits{Keep: 10_000, Age: 24 * time.Hour, Bytes: 1 << 30}
-	c.Holder = func() bool { return address.Holds(os.DirFS(d.conf.ConfigDir), d.conf.ClusterIP) }
-	c.Established, c.OnEstablish = d.established()
-	if c.GiveUp, err = time.ParseDuration(os.Getenv(giveUpVariable)); err != nil {
-		return nil, err
-	}
-	c.Owe, c.Apply = func() error { return skudonet.Owe(d.run) }, d.apply
-	changed := false
-	if c.Archives, err = archive.Open(d.state); err == nil {
-		changed, err = mirror.Recover(ctx, *c)
-	}
-	if err == nil {
-		c.Record, _, err = ledger.Load(d.state, filepath.Base(d.dir))
-	}
-	if err != nil {
-		unlock()
-		return nil, err
-	}
-	if changed || skudonet.Pending(d.run) {
-		d.apply("the configuration was replaced before an interruption")
-	}
-	return unlock, nil
-}
-
-// established tells whether an earlier run was compared with the peer in this reign.
-func (d *daemon) established() (before bool, note func()) {
-	path := filepath.Join(d.run, establishedName)
-	since := ""
-	if r, err := status.ReadDaemon(filepath.Join(d.run, status.DaemonFile)); err == nil && r.State == status.Master {
-		since = fmt.Sprint(r.Since.Boot)
-	}
-	text, err := os.ReadFile(path)
-	before = err == nil && since != "" && string(text) == since
-	return before, func() { os.WriteFile(path, []byte(since), 0o644) }
-}
-
 // apply is Skudonet started again, which is quick here.
 func (d *daemon) apply(why string) {
 	d.log.Info("Skudonet is started again, because " + why)
 	if err := skudonet.Settle(d.run); err != nil {
 		d.log.Error("settle", "why", err)
-	}
-}
-
-// watchStatus ends ctx when the node is master no more, and pokes the engine when
-// the peer is heard again.
-func (d *daemon) watchStatus(ctx context.Context, end context.CancelCauseFunc) {
-	tick := time.NewTicker(pollStatus)
-	defer tick.Stop()
-	var heard time.Duration
-	for {
-		if word, err := status.Read(d.statusFile); word != status.Master && (err == nil || errors.Is(err, fs.ErrNotExist)) {
-			end(fmt.Errorf("the status file says %q", word))
-			return
-		}
-		if r, err := status.ReadDaemon(filepath.Join(d.run, status.DaemonFile)); err == nil && r.Peer.LastHeard.Boot > heard {
-			if heard > 0 {
-				d.engine.Poke()
-			}
-			heard = r.Peer.LastHeard.Boot
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
 	}
 }
 
