@@ -171,6 +171,20 @@ func (d *service) claim() (*os.File, error) {
 	return f, err
 }
 
+// dial connects to the peer, and tells the daemon if skd-vrrpd runs there: by
+// itself it may not know that the peer was upgraded and speaks CARP no more.
+func (d *service) dial(carrier *mirror.Carrier) func(context.Context) (mirror.Peer, error) {
+	return func(ctx context.Context) (mirror.Peer, error) {
+		p, err := carrier.Dial(ctx)
+		if err == nil && p.Hello().Elects {
+			if err := status.NotePeerUpgraded(d.runDir, d.conf.RemoteIP); err != nil {
+				d.log.Warn(fmt.Sprintf("skd-vrrpd cannot be told that the peer is upgraded: %v", err))
+			}
+		}
+		return p, err
+	}
+}
+
 func (d *service) run(stop <-chan os.Signal) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -197,7 +211,7 @@ func (d *service) run(stop <-chan os.Signal) error {
 	d.engine = mirror.New(mirror.Config{
 		Roots: roots, Exclude: d.conf.Exclude, Peer: d.conf.RemoteIP.String(), Version: version.Version,
 		MemoryStage: filepath.Join(d.runDir, stageName), DiskStage: filepath.Join(d.stateDir, stageName), Direct: d.rules.policy.Direct, Verify: d.conf.VerifyInterval,
-		Dial: carrier.Dial, Blind: watcher.blind, Refresh: watcher.refresh, Publish: d.publish(troubles),
+		Dial: d.dial(carrier), Blind: watcher.blind, Refresh: watcher.refresh, Publish: d.publish(troubles),
 		Log: d.log, Troubles: troubles,
 	})
 	ctx, end := context.WithCancelCause(context.Background())

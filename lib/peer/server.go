@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -37,6 +38,12 @@ func (h Host) role() string {
 		return RoleUnknown
 	}
 	return s
+}
+
+// elects tells whether skd-vrrpd runs on this machine.
+func (h Host) elects() bool {
+	d, err := status.ReadDaemon(filepath.Join(h.RunDir, status.DaemonFile))
+	return err == nil && d.Alive()
 }
 
 // mayChange refuses what changes the tree of a master.
@@ -288,7 +295,7 @@ func (s *session) open(ctx context.Context, f frame) (*hello, error) {
 	if s.lock, err = takeLock(ctx, s.host.RunDir); err != nil {
 		return nil, err
 	}
-	h := &hello{Hello: Hello{Protocol: Protocol, Version: version.Version, Role: s.host.role()}}
+	h := &hello{Hello: Hello{Protocol: Protocol, Version: version.Version, Role: s.host.role(), Elects: s.host.elects()}}
 	if err := s.openRoots(ctx, g, h); err != nil {
 		h.Problem = err.Error()
 		h.Roots = nil

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -336,4 +337,17 @@ func FuzzReadDaemon(f *testing.F) {
 			t.Errorf("%+v came back as %+v, %v", d, again, err)
 		}
 	})
+}
+
+func TestPeerUpgraded(t *testing.T) {
+	dir, peer, other := t.TempDir(), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
+	if PeerUpgraded(dir, peer) {
+		t.Error("before it was noted")
+	}
+	if err := NotePeerUpgraded(dir, peer); err != nil {
+		t.Fatal(err)
+	}
+	if !PeerUpgraded(dir, peer) || PeerUpgraded(dir, other) {
+		t.Errorf("noted of %v: %v, of %v: %v", peer, PeerUpgraded(dir, peer), other, PeerUpgraded(dir, other))
+	}
 }
