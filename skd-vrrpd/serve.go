@@ -20,6 +20,7 @@ import (
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 	"github.com/skudonet/skudonet-ce-cluster/lib/cmdline"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
@@ -28,6 +29,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/link"
 	"github.com/skudonet/skudonet-ce-cluster/lib/node"
 	"github.com/skudonet/skudonet-ce-cluster/lib/pidfile"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/syslog"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
 	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
@@ -149,6 +151,9 @@ func (d *service) run(started time.Time) error {
 	}
 	cfg := virtualRouter(d.conf)
 	cfg.Keys, cfg.Started = d.keys(d.conf), started
+	if cfg.CARPKeys, err = carpKeys(d.conf); err != nil {
+		return err
+	}
 	d.router = vrouter.New(cfg, n, func(s link.State) (vrouter.Conn, error) { return d.open(cfg, s) }, bootclock.Now, d.log, troubles, record, lasting)
 
 	ctx, cancel := context.WithCancel(context.Background())
@@ -157,13 +162,16 @@ func (d *service) run(started time.Time) error {
 	defer hurry()
 	go d.signals(hurry)
 	go n.Run(ctx)
+	if d.conf.Protocol == conf.Auto {
+		go d.awaitUpgrade(ctx)
+	}
 	go link.Watcher{
 		State: d.router.Link, Removed: n.Removed, Links: n.Links,
 		Trouble: func(err error) { d.log.Warn(err.Error()) },
 	}.Watch(ctx, d.conf.Interface, d.conf.LocalIP)
 
 	d.log.Info(fmt.Sprintf("started on %s vrid %d for %s", d.conf.Interface, d.conf.VRID, d.conf.ClusterIP),
-		"version", version.Version, "local", d.conf.LocalIP, "peer", d.conf.RemoteIP, "transport", d.conf.Transport,
+		"version", version.Version, "local", d.conf.LocalIP, "peer", d.conf.RemoteIP, "protocol", d.conf.Protocol, "transport", d.conf.Transport,
 		"interval", d.conf.AdvertInterval, "signed", len(cfg.Keys) > 0)
 	watchdog, _ := daemon.SdWatchdogEnabled(false)
 	daemon.SdNotify(false, daemon.SdNotifyReady)
@@ -197,10 +205,11 @@ func notifier() func(string) {
 
 // virtualRouter turns the configuration into the election's terms.
 func virtualRouter(c conf.Config) vrouter.Config {
+	dialects := map[conf.Protocol]election.Dialect{conf.VRRP: election.VRRP, conf.CARP: election.CARP, conf.Auto: election.Both}
 	kinds := map[conf.Transport]transport.Kind{conf.Multicast: transport.Multicast, conf.Unicast: transport.Unicast, conf.UDP: transport.UDP}
 	return vrouter.Config{
 		Election: election.Config{Priority: c.Priority, Interval: c.AdvertInterval, DeadRatio: c.DeadRatio, Preempt: c.Preempt,
-			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != ""},
+			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != "", Dialect: dialects[c.Protocol]},
 		Interface: c.Interface, VRID: c.VRID, ClusterIP: c.ClusterIP, Kind: kinds[c.Transport],
 		IgnoreLink: c.LinkLoss == conf.LinkLossIgnore,
 	}
@@ -239,6 +248,42 @@ func (d *service) keys(c conf.Config) []auth.Key {
 	return keys
 }
 
+// carpKeys are those of CARP, which has the password itself for a key.
+func carpKeys(c conf.Config) (keys []carp.Key, err error) {
+	if c.Protocol == conf.VRRP {
+		return nil, nil
+	}
+	for _, p := range []conf.Secret{c.Password, c.PasswordNext} {
+		if p == "" {
+			continue
+		}
+		key, err := carp.NewKey(string(p), c.ClusterIP)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// awaitUpgrade waits for word from the replicator that the other node runs this
+// program, too. The election decides what that is worth.
+func (d *service) awaitUpgrade(ctx context.Context) {
+	for tick := time.NewTicker(upgradePoll); ; {
+		select {
+		case <-tick.C:
+			if status.PeerUpgraded(d.places.RunDir, d.conf.RemoteIP) {
+				d.router.PeerUpgraded()
+			}
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		}
+	}
+}
+
+const upgradePoll = 2 * time.Second
+
 // writePrivate writes a file that was never readable by others, also when one
 // with other permissions stood there.
 func writePrivate(path string, b []byte) error {
@@ -265,7 +310,7 @@ func (d *service) signals(hurry func()) {
 				continue
 			}
 			d.log.Info(fmt.Sprintf("asked to stop by SIG%s", name(s)))
-			go daemon.SdNotify(false, leaving(d.conf.HookTimeout))
+			go daemon.SdNotify(false, leaving(d.conf))
 			go d.leave(vrouter.Stop)
 		case s := <-d.hangups:
 			switch s {
@@ -289,9 +334,12 @@ func (d *service) signals(hurry func()) {
 // leaving tells systemd that the service stops, and how long that may take
 // whatever its TimeoutStopSec: the replicator's time, the successor's, and then
 // the stop hook's, after a start hook that has to be ended first.
-func leaving(hookTimeout time.Duration) string {
+func leaving(c conf.Config) string {
 	const slack = 10 * time.Second
-	limit := flushLimit + election.HandOverLimit + hookTimeout + 4*hook.Grace + slack
+	limit := flushLimit + election.HandOverLimit + c.HookTimeout + 4*hook.Grace + slack
+	if c.Protocol != conf.VRRP {
+		limit += election.LeaveLimit
+	}
 	return fmt.Sprintf("%s\nEXTEND_TIMEOUT_USEC=%d", daemon.SdNotifyStopping, limit.Microseconds())
 }
 

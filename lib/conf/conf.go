@@ -49,6 +49,15 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(mask) }
 // MarshalJSON returns asterisks.
 func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + mask + `"`), nil }
 
+// Protocol is that of the election.
+type Protocol string
+
+const (
+	VRRP Protocol = "vrrp" // VRRPv3
+	CARP Protocol = "carp" // as ucarp speaks it
+	Auto Protocol = "auto" // VRRPv3, and CARP while the other node is still to be upgraded
+)
+
 // Transport says how advertisements travel.
 type Transport string
 
@@ -75,7 +84,7 @@ type Config struct {
 	LocalIP, RemoteIP, ClusterIP netip.Addr // IPv4, all different
 	Password, PasswordNext       Secret     // empty: adverts unsigned; no second password
 	VRID                         uint8      // 1 to 255
-	Protocol                     string     // "vrrp"
+	Protocol                     Protocol
 
 	Transport      Transport
 	UDPPort        uint16

@@ -59,12 +59,12 @@ func table(c *Config) []key {
 		{Key{Name: "cluster_ip", Required: true, Meaning: "virtual address of the cluster"}, address(&c.ClusterIP)},
 		{Key{Name: "exclude", Meaning: "files that are not replicated"}, text(&c.Exclude, `rsync options: "--exclude A --exclude B"`)},
 
-		{Key{Name: "protocol", Default: "vrrp", Meaning: "election protocol"}, protocol(&c.Protocol)},
+		{Key{Name: "protocol", Default: "vrrp", Meaning: "election protocol; carp is that of ucarp, auto speaks it until the other node is upgraded"}, word(&c.Protocol, VRRP, CARP, Auto)},
 		{Key{Name: "transport", Default: "multicast", Meaning: "how adverts travel; unicast and udp go to $remote_ip"}, word(&c.Transport, Multicast, Unicast, UDP)},
 		{Key{Name: "udp_port", Default: "5112", Meaning: "port of transport udp, the same on both nodes"}, number(&c.UDPPort, 1, 65535)},
 		{Key{Name: "priority", Default: "100", Meaning: "the higher one becomes master when both nodes start"}, number(&c.Priority, 1, 254)},
 		{Key{Name: "preempt", Default: "false", Meaning: "may this node, with the higher priority, take over from a healthy master"}, boolean(&c.Preempt)},
-		{Key{Name: "advert_interval", Default: "1", Meaning: "seconds from one advert of the master to the next"}, seconds(&c.AdvertInterval, 10*time.Millisecond, 40950*time.Millisecond, 10*time.Millisecond)},
+		{Key{Name: "advert_interval", Default: "1", Meaning: "seconds from one advert of the master to the next; whole ones with protocol carp or auto"}, seconds(&c.AdvertInterval, 10*time.Millisecond, 40950*time.Millisecond, 10*time.Millisecond)},
 		{Key{Name: "dead_ratio", Default: "3", Meaning: "missed adverts until the master counts as dead, the same on both nodes"}, number(&c.DeadRatio, 1, 100)},
 		{Key{Name: "password_next", Secret: true, Meaning: "accepted beside $password while the password is being changed"}, secret(&c.PasswordNext)},
 		{Key{Name: "garp_refresh", Default: "60", Meaning: "seconds between a master's refreshing announcements, 0 = off"}, seconds(&c.GARPRefresh, 0, 24*time.Hour, time.Second)},
@@ -154,19 +154,6 @@ func word[T ~string](field *T, words ...T) reader {
 		}
 		return errRange
 	}}
-}
-
-func protocol(field *string) reader {
-	r := word(field, "vrrp")
-	vrrp := r.set
-	r.set = func(v string) error {
-		switch strings.ToLower(strings.TrimSpace(v)) {
-		case "auto", "carp":
-			return errors.New("comes with a later version")
-		}
-		return vrrp(v)
-	}
-	return r
 }
 
 func address(field *netip.Addr) reader {

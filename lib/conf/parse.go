@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 )
 
 // Parse reads the text of a configuration file. path is kept in the Config, and
@@ -48,6 +50,7 @@ func parse(path string, data []byte) (Config, []Notice, Errors) {
 	}
 	p.fill()
 	p.compare(&cfg)
+	p.carryable(&cfg)
 	p.advise(&cfg)
 	slices.SortStableFunc(p.notices, func(a, b Notice) int { return byLine(a.Line, b.Line) })
 	slices.SortStableFunc(p.errs, func(a, b Error) int { return byLine(a.Line, b.Line) })
@@ -297,6 +300,33 @@ func (p *parser) compare(c *Config) {
 	differ("remote_ip", "cluster_ip", c.RemoteIP.IsValid() && c.RemoteIP == c.ClusterIP, "an address apart from those of the nodes")
 	if password := p.vars["password"]; c.Transport == UDP && c.Password == "" && (password == nil || password.ok) {
 		p.fail(p.lineOf("transport"), "transport", `"udp": want a $password with it, because hosts of any network can send to a UDP port`)
+	}
+}
+
+// carryable makes sure that CARP, where it is spoken, can say what the file wants.
+func (p *parser) carryable(c *Config) {
+	if c.Protocol == VRRP || c.Protocol == "" {
+		return
+	}
+	want := fmt.Sprintf("with $protocol %q", c.Protocol)
+	if c.Protocol == Auto {
+		want += `, or $protocol "vrrp" once both nodes are upgraded`
+	}
+	check := func(name string, s Secret) {
+		if err := carp.CheckPassword(string(s)); err != nil && (p.vars[name] == nil || p.vars[name].ok) {
+			p.fail(p.lineOf(name), name, fmt.Sprintf("%v: want another one %s", err, want))
+		}
+	}
+	check("password", c.Password)
+	if c.PasswordNext != "" {
+		check("password_next", c.PasswordNext)
+	}
+	if c.Transport != Multicast && c.Transport != "" {
+		p.fail(p.lineOf("transport"), "transport", fmt.Sprintf(`%q: CARP is multicast: want "multicast" %s`, c.Transport, want))
+	}
+	if c.AdvertInterval%time.Second != 0 {
+		p.fail(p.lineOf("advert_interval"), "advert_interval", fmt.Sprintf("%q: CARP counts whole seconds: want 1 to 40 %s",
+			strconv.FormatFloat(c.AdvertInterval.Seconds(), 'f', -1, 64), want))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vrrp"
@@ -20,6 +21,7 @@ type Peer struct {
 	Heard    time.Duration // boot clock; 0 is never
 	Priority uint8
 	Interval time.Duration
+	CARP     bool // which knows no priority
 	Verified bool
 	Next     bool // with $password_next
 }
@@ -38,6 +40,18 @@ func (r *Router) receive(p transport.Packet) {
 	}
 	if r.cfg.Kind != transport.Multicast && p.Src != r.cfg.Election.Peer {
 		r.drop(p.Src, reasonStranger)
+		return
+	}
+	switch hears := r.machine.Hears(); {
+	case hears != election.VRRP && carp.Looks(p.Payload):
+		r.receiveCARP(p)
+		return
+	case r.carpOver() && carp.Looks(p.Payload):
+		r.uncalledFor(p.Src)
+		return
+	case hears == election.CARP && len(p.Payload) > 0 && p.Payload[0]>>4 == 3:
+		r.drop(p.Src, reasonVRRP)
+		r.unverifiable(p.Src, reasonVRRP)
 		return
 	}
 	trailer, _, err := r.heard.Unmarshal(p.Payload, p.Src, p.Dst)
@@ -118,11 +132,8 @@ func (r *Router) behind(src netip.Addr, seq auth.Sequence) {
 	}
 }
 
-// accept hands a valid advert to the election and notes what it says of its sender.
+// accept hands a valid advert of VRRPv3 to the election and notes what it says of its sender.
 func (r *Router) accept(src netip.Addr, signed bool) {
-	for _, reason := range r.drops.mended(r.now, src) {
-		r.log.Info(fmt.Sprintf("advertisements from %s are accepted again (were refused: %s)", src, reason))
-	}
 	if src == r.cfg.Election.Peer && !signed {
 		r.troubles.Clear("unsigned")
 	}
@@ -138,6 +149,15 @@ func (r *Router) accept(src netip.Addr, signed bool) {
 	default:
 		r.troubles.Clear("addresses")
 	}
+	r.heardFrom(src, Peer{Addr: src, Heard: r.now, Priority: r.heard.Priority, Interval: r.heard.Interval, Verified: r.signed(), Next: r.nextKey},
+		election.Event{Kind: election.Advert, From: src, Priority: r.heard.Priority, Interval: r.heard.Interval})
+}
+
+// heardFrom hands an advert to the election, and notes it if it is the peer's.
+func (r *Router) heardFrom(src netip.Addr, peer Peer, ev election.Event) {
+	for _, reason := range r.drops.mended(r.now, src) {
+		r.log.Info(fmt.Sprintf("advertisements from %s are accepted again (were refused: %s)", src, reason))
+	}
 	if src == r.cfg.Election.Peer {
 		r.recv++
 		r.behindSince = 0
@@ -146,9 +166,9 @@ func (r *Router) accept(src netip.Addr, signed bool) {
 		if r.now-r.peer.Heard > r.machine.DownInterval() {
 			defer r.publish() // The replicator waits for the peer's return.
 		}
-		r.peer = Peer{Addr: src, Heard: r.now, Priority: r.heard.Priority, Interval: r.heard.Interval, Verified: r.signed(), Next: r.nextKey}
+		r.peer = peer
 	}
-	r.handle(election.Event{Kind: election.Advert, From: src, Priority: r.heard.Priority, Interval: r.heard.Interval})
+	r.handle(ev)
 	r.keep()
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/link"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
@@ -33,6 +34,7 @@ type Config struct {
 	Kind       transport.Kind
 	IgnoreLink bool       // $link_loss is "ignore"
 	Keys       []auth.Key // the password's, then the next password's; none: unsigned
+	CARPKeys   []carp.Key // likewise, where the election's dialect is not VRRP
 	Started    time.Time  // wall clock at the start, the base of the sequence
 }
 
@@ -93,6 +95,7 @@ type Report struct {
 	Peer      Peer
 	Interval  time.Duration
 	Down      time.Duration
+	Speaks    election.Dialect
 	Drops     map[string]uint64
 	Sent      uint64
 	Received  uint64
@@ -142,6 +145,8 @@ type Router struct {
 	used     auth.Sequence
 	nextKey  bool // the last verified advert was signed with $password_next
 	marks    auth.Marks
+	carped   carp.Memory
+	bridge   Bridge
 	record   Record // of the process before us, until the start
 
 	heard      vrrp.Advertisement
@@ -184,7 +189,7 @@ func New(cfg Config, host Host, open func(link.State) (Conn, error), clock func(
 	r := &Router{
 		cfg: cfg, host: host, open: open, clock: clock, log: log, troubles: troubles,
 		commands: make(chan Command, 8), posted: make(chan func(), 64), links: make(chan link.State, 8), stopped: make(chan struct{}),
-		machine: election.New(cfg.Election), deadline: election.Never,
+		machine: election.New(cfg.remembered(lasting.Bridge)), deadline: election.Never, bridge: lasting.Bridge,
 		began: clock(), bootID: BootID(), keys: cfg.Keys, record: record, drops: newDrops(),
 		own: vrrp.Advertisement{VRID: cfg.VRID, Interval: cfg.Election.Interval, Addrs: []netip.Addr{cfg.ClusterIP}},
 	}
@@ -326,7 +331,11 @@ func (r *Router) command(c Command) {
 		}
 		r.handle(election.Event{Kind: election.Stop})
 		// The last goodbye may wait for a guard that never comes up.
-		time.AfterFunc(election.HandOverLimit, func() { r.post(func() { r.owed = 0 }) })
+		limit := election.HandOverLimit
+		if r.machine.Speaks() != election.VRRP {
+			limit += election.LeaveLimit
+		}
+		time.AfterFunc(limit, func() { r.post(func() { r.owed = 0 }) })
 	case Tell:
 		rep := r.report()
 		r.log.Info(fmt.Sprintf("%s on %s vrid %d since %s: %s", rep.State, r.cfg.Interface, r.cfg.VRID,
@@ -551,26 +560,20 @@ func (r *Router) goodbye() {
 	}
 }
 
+// send advertises. VRRPv3 goes first: who understands both takes CARP for over then.
 func (r *Router) send(priority uint8) {
 	if r.conn == nil {
 		return
 	}
-	r.own.Priority = priority
-	form := vrrp.PseudoHeader
-	if r.cfg.Kind == transport.UDP {
-		form = vrrp.MessageOnly // addresses are not ours to predict behind a cloud's network
+	dialect := r.machine.Speaks()
+	var err error
+	if dialect != election.CARP {
+		err = r.sendVRRP(priority)
 	}
-	frame, err := r.own.Append(r.frame[:0], r.cfg.Election.Local, r.conn.Destination(), form)
-	if err != nil {
-		r.troubles.Set("send", fmt.Sprintf("cannot make an advertisement: %v", err))
-		return
+	if dialect != election.VRRP && err == nil {
+		r.frame = r.appendCARP(r.frame[:0], priority)
+		err = r.conn.Send(r.frame)
 	}
-	if r.signed() {
-		r.used = r.sequence.Next(r.now - r.began)
-		frame = r.keys[0].Append(frame, auth.KeyID, r.cfg.Election.Local, r.used)
-	}
-	r.frame = frame
-	err = r.conn.Send(frame)
 	r.troubles.Check("send", fmt.Sprintf("sending on %s fails; still trying: ", r.cfg.Interface), err)
 	if err == nil {
 		r.sent++
@@ -580,6 +583,24 @@ func (r *Router) send(priority uint8) {
 	if r.now-r.saved >= floorEvery {
 		r.save()
 	}
+}
+
+func (r *Router) sendVRRP(priority uint8) error {
+	r.own.Priority = priority
+	form := vrrp.PseudoHeader
+	if r.cfg.Kind == transport.UDP {
+		form = vrrp.MessageOnly // addresses are not ours to predict behind a cloud's network
+	}
+	frame, err := r.own.Append(r.frame[:0], r.cfg.Election.Local, r.conn.Destination(), form)
+	if err != nil {
+		return fmt.Errorf("cannot make an advertisement: %w", err)
+	}
+	if r.signed() {
+		r.used = r.sequence.Next(r.now - r.began)
+		frame = r.keys[0].Append(frame, auth.KeyID, r.cfg.Election.Local, r.used)
+	}
+	r.frame = frame
+	return r.conn.Send(frame)
 }
 
 func (r *Router) signed() bool { return len(r.keys) > 0 }
@@ -608,7 +629,7 @@ func (r *Router) keep() {
 
 func (r *Router) save() {
 	r.saved = r.now
-	r.host.Save(Lasting{Floor: r.sequence.Floor(r.now-r.began, auth.MaxLead), Marks: maps.Collect(r.marks.All())})
+	r.host.Save(Lasting{Floor: r.sequence.Floor(r.now-r.began, auth.MaxLead), Marks: maps.Collect(r.marks.All()), Bridge: r.bridge})
 }
 
 func (r *Router) publish() {
@@ -620,7 +641,7 @@ func (r *Router) report() Report {
 	return Report{
 		State: r.machine.State(), Leaving: r.machine.Leaving(), Listening: r.machine.Listening(),
 		Since: r.since, SinceBoot: r.sinceBoot, Reason: r.reason, Peer: r.peer,
-		Interval: r.machine.MasterInterval(), Down: r.machine.DownInterval(),
+		Interval: r.machine.MasterInterval(), Down: r.machine.DownInterval(), Speaks: r.machine.Speaks(),
 		Drops: maps.Clone(r.drops.total), Sent: r.sent, Received: r.recv, Now: r.now,
 	}
 }

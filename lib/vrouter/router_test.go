@@ -152,6 +152,7 @@ type setup struct {
 	interval   time.Duration
 	preempt    bool
 	passwords  []string
+	dialect    election.Dialect
 	record     Record
 	lasting    Lasting
 	wall       time.Time
@@ -172,11 +173,14 @@ func (w *wire) join(o setup) *station {
 	s := &station{wire: w, addr: netip.MustParseAddr(o.addr), ready: make(chan struct{}, 1), log: &bytes.Buffer{}}
 	cfg := Config{
 		Election: election.Config{Priority: o.priority, Interval: o.interval, DeadRatio: 3, Preempt: o.preempt,
-			Local: s.addr, Peer: netip.MustParseAddr(o.peer), Signed: len(o.passwords) > 0},
-		Interface: "eth0", VRID: 1, ClusterIP: netip.MustParseAddr("192.0.2.100"), Started: o.wall,
+			Local: s.addr, Peer: netip.MustParseAddr(o.peer), Signed: len(o.passwords) > 0, Dialect: o.dialect},
+		Interface: "eth0", VRID: 1, ClusterIP: netip.MustParseAddr(clusterIP), Started: o.wall,
 	}
 	for _, p := range o.passwords {
 		cfg.Keys = append(cfg.Keys, secret(p))
+		if o.dialect != election.VRRP {
+			cfg.CARPKeys = append(cfg.CARPKeys, carpKey(p))
+		}
 	}
 	logger := slog.New(slog.NewTextHandler(s.log, nil))
 	s.troubles = trouble.New(logger)
