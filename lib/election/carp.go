@@ -97,9 +97,14 @@ func (m *Machine) firstPatience() time.Duration {
 }
 
 // leaveLimit is how long the address is kept for a successor.
-func (m *Machine) leaveLimit(vrrp time.Duration) time.Duration {
-	if m.Speaks() == VRRP {
-		return vrrp
+func (m *Machine) leaveLimit(how departure) time.Duration {
+	switch vrrp := m.Speaks() == VRRP; {
+	case vrrp && how == stopping:
+		return StopLimit
+	case vrrp:
+		return HandOverLimit
+	case how == stopping:
+		return ucarpSilence / 2 // who has heard the goodbye runs its up script by then
 	}
 	return ucarpSilence
 }

@@ -281,9 +281,9 @@ func (m *Machine) handleMaster(now time.Duration, ev Event) {
 	case LinkBack:
 		m.announce(now)
 	case HandOver:
-		m.leave(now, handingOver, m.leaveLimit(HandOverLimit))
+		m.leave(now, handingOver)
 	case Stop:
-		m.leave(now, stopping, m.leaveLimit(StopLimit))
+		m.leave(now, stopping)
 	}
 }
 
@@ -363,12 +363,12 @@ func (m *Machine) goOn(now time.Duration) {
 
 // leave starts a departure: goodbye first, the address stays until the
 // successor is heard or the limit is over. It is the successor's to announce.
-func (m *Machine) leave(now time.Duration, how departure, limit time.Duration) {
+func (m *Machine) leave(now time.Duration, how departure) {
 	if m.leaving == staying {
 		m.do(Effect{Kind: StopAnnouncing})
 	}
-	m.leaving, m.limit = how, limit
-	m.leaveBy = now + limit
+	m.leaving, m.limit = how, m.leaveLimit(how)
+	m.leaveBy = now + m.limit
 	m.goodbye(now)
 }
 
@@ -425,7 +425,7 @@ func (m *Machine) handleLeaving(now time.Duration, ev Event) {
 		}
 	case Stop:
 		if m.leaving == handingOver {
-			m.leave(now, stopping, m.leaveLimit(StopLimit))
+			m.leave(now, stopping)
 		}
 	}
 }
