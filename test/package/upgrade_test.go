@@ -46,9 +46,10 @@ func TestUpgradeFromVersion2(t *testing.T) {
 				t.Errorf("%d notices of edited files, want that of the start hook:\n%s", n, out)
 			}
 			b.run(lb1, old) // it runs until the admin starts or stops the service
-			if b.read(lb1, conffile) != conf || b.read(lb1, conffile+".2.0") != conf {
-				t.Errorf("the configuration is not what it was:\n%s", b.read(lb1, conffile))
+			if added, rest, _ := strings.Cut(b.read(lb1, conffile), "\n$protocol=\"auto\";\n"); rest != conf || strings.Contains(added, "\n") || b.read(lb1, conffile+".2.0") != conf {
+				t.Errorf("the configuration is not what it was, with the protocol at its top:\n%s", b.read(lb1, conffile))
 			}
+			b.says(out, "$protocol=\"auto\" speaks with its ucarp until it is upgraded")
 			if modes := b.run(lb1, "stat -c %a "+conffile+" "+conffile+".2.0"); modes != "600\n600" {
 				t.Errorf("modes of the configuration and its copy: %q", modes)
 			}
