@@ -216,8 +216,12 @@ func virtualRouter(c conf.Config) vrouter.Config {
 }
 
 func (d *service) open(cfg vrouter.Config, s link.State) (vrouter.Conn, error) {
-	return transport.Open(transport.Config{Kind: cfg.Kind, Interface: s.Name, Index: s.Index,
-		Local: d.conf.LocalIP, Peer: d.conf.RemoteIP, Port: d.conf.UDPPort, VRID: cfg.VRID, Copied: d.router.Copied})
+	c := transport.Config{Kind: cfg.Kind, Interface: s.Name, Index: s.Index,
+		Local: d.conf.LocalIP, Peer: d.conf.RemoteIP, Port: d.conf.UDPPort, VRID: cfg.VRID, Copied: d.router.Copied}
+	if d.conf.Protocol != conf.VRRP {
+		c.InUDP = d.router.CARPInUDP
+	}
+	return transport.Open(c)
 }
 
 // keys derives the key of each password, or reads it from a file of the run

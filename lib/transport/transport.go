@@ -56,13 +56,16 @@ type Config struct {
 	Interface string
 	Index     int // of the interface
 	Local     netip.Addr
-	Peer      netip.Addr // Unicast and UDP
+	Peer      netip.Addr // Unicast and UDP; also where InUDP is set
 	Port      uint16     // UDP
 	VRID      uint8
 
 	// Copied, if not nil, is called, now and then, when adverts arrive over
 	// Multicast that claim to be from Local.
 	Copied func()
+	// InUDP, if not nil, is called, now and then, when the peer advertises with CARP
+	// in UDP instead of over Multicast.
+	InUDP func()
 }
 
 // Packet is one message as it arrived. Payload is valid until the next Receive.
@@ -79,7 +82,7 @@ type Conn struct {
 	dst     netip.Addr
 	to      unix.SockaddrInet4
 	in, out *socket // the same one but for multicast
-	copies  *os.File
+	notices []*os.File
 
 	ready chan struct{}
 	rearm chan struct{}
@@ -111,7 +114,10 @@ func Open(cfg Config) (*Conn, error) {
 			c.out, err = c.openRaw(deafFilter())
 		}
 		if err == nil && cfg.Copied != nil {
-			c.copies, err = c.watchCopies()
+			err = c.addNotice(copyFilter(cfg.Local.As4(), cfg.VRID), cfg.Copied)
+		}
+		if err == nil && cfg.InUDP != nil {
+			err = c.addNotice(carpInUDPFilter(cfg.Peer.As4(), cfg.VRID), cfg.InUDP)
 		}
 	case Unicast:
 		c.in, err = c.openRaw(rawFilter(cfg.VRID))
@@ -346,8 +352,8 @@ func (c *Conn) Close() error {
 
 func (c *Conn) closeSockets() error {
 	var err error
-	if c.copies != nil {
-		err = c.copies.Close()
+	for _, f := range c.notices {
+		err = errors.Join(err, f.Close())
 	}
 	for _, s := range []*socket{c.in, c.out} {
 		if s == nil {

@@ -295,9 +295,61 @@ func TestACopyOfOurAddressIsNoticed(t *testing.T) {
 	}
 }
 
+func TestCARPInUDPIsNoticed(t *testing.T) {
+	one, two := newHost(t, "10.9.0.1"), newHost(t, "10.9.0.2")
+	cable(t, one, two)
+	noticed := make(chan struct{}, 10)
+	two.do(func() {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Open(Config{Kind: Multicast, Interface: "eth0", Index: l.Attrs().Index, Local: two.addr, Peer: one.addr, VRID: 7,
+			InUDP: func() { noticed <- struct{}{} }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+	})
+	send := func(message []byte) {
+		one.do(func() {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			// Whatever port, and whether somebody has it.
+			if err := unix.Sendto(fd, message, 0, &unix.SockaddrInet4{Addr: two.addr.As4(), Port: 1234}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	send([]byte{0x21, 8, 0, 7})
+	send([]byte("hello"))
+	select {
+	case <-noticed:
+		t.Error("something else counts")
+	case <-time.After(50 * time.Millisecond):
+	}
+	send([]byte{0x21, 7, 0, 7, 0, 1})
+	select {
+	case <-noticed:
+	case <-time.After(5 * time.Second):
+		t.Error("not noticed")
+	}
+}
+
 func TestFilters(t *testing.T) {
 	header := func(words int, rest ...byte) []byte {
 		return append(append([]byte{byte(0x40 | words)}, make([]byte, 4*words-1)...), rest...)
+	}
+	theirs := [4]byte{10, 9, 0, 1}
+	set := func(b []byte, at int, v byte) []byte { b[at] = v; return b }
+	inUDP := func(message ...byte) []byte {
+		b := header(6, append([]byte{0, 1, 0, 2, 0, 12, 0, 0}, message...)...)
+		b[9] = 17
+		copy(b[12:], theirs[:])
+		return b
 	}
 	for _, row := range []struct {
 		name    string
@@ -313,6 +365,15 @@ func TestFilters(t *testing.T) {
 		{"UDP, our VRID", udpFilter(7), []byte{0, 1, 0, 2, 0, 12, 0, 0, 0x31, 7, 1, 1}, true},
 		{"UDP, another VRID", udpFilter(7), []byte{0, 1, 0, 2, 0, 12, 0, 0, 0x31, 8, 1, 1}, false},
 		{"UDP, empty", udpFilter(7), []byte{0, 1, 0, 2, 0, 8, 0, 0}, false},
+		// What comes before asks the kernel for the packet's direction, which this machine does not know.
+		{"CARP in UDP", carpInUDPFilter(theirs, 7)[2:], inUDP(0x21, 7, 0, 7), true},
+		{"CARP in UDP, another VRID", carpInUDPFilter(theirs, 7)[2:], inUDP(0x21, 8, 0, 7), false},
+		{"VRRPv3 in UDP", carpInUDPFilter(theirs, 7)[2:], inUDP(0x31, 7, 100, 1), false},
+		{"VRRPv2 in UDP", carpInUDPFilter(theirs, 7)[2:], inUDP(0x21, 7, 100, 1), false},
+		{"CARP in UDP from somebody else", carpInUDPFilter([4]byte{10, 9, 0, 2}, 7)[2:], inUDP(0x21, 7, 0, 7), false},
+		{"CARP in TCP", carpInUDPFilter(theirs, 7)[2:], set(inUDP(0x21, 7, 0, 7), 9, 6), false},
+		{"a later fragment", carpInUDPFilter(theirs, 7)[2:], set(inUDP(0x21, 7, 0, 7), 7, 1), false},
+		{"an empty datagram", carpInUDPFilter(theirs, 7)[2:], inUDP(), false},
 		{"the deaf one", deafFilter(), header(5, 0x31, 7, 1, 1), false},
 	} {
 		vm, err := bpf.NewVM(row.program)

@@ -42,6 +42,19 @@ func (r *Router) PeerUpgraded() {
 	r.post(func() { r.handle(election.Event{Kind: election.PeerUpgraded}) })
 }
 
+// CARPInUDP tells the router that the peer advertises with CARP in UDP, as version
+// 2.0 can be set up to, and as nobody else does. Its form is not known; what it
+// means is that the peer is there.
+func (r *Router) CARPInUDP() {
+	r.post(func() {
+		if r.machine.Hears() == election.VRRP {
+			return // the bridge has ended: CARP is nothing, in whatever it comes
+		}
+		r.drop(r.cfg.Election.Peer, reasonInUDP)
+		r.unverifiable(r.cfg.Election.Peer, reasonInUDP)
+	})
+}
+
 // receiveCARP is the rest of the ladder for what looks like CARP, where CARP is heard.
 func (r *Router) receiveCARP(p transport.Packet) {
 	if p.Src != r.cfg.Election.Peer {

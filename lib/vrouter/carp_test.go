@@ -538,3 +538,24 @@ func TestPasswordNextInCARP(t *testing.T) {
 		u.kill()
 	})
 }
+
+// CARP in UDP is not understood, but tells that the peer is there.
+func TestCARPInUDP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		one := w.joinCARP(election.Both, setup{addr: a, peer: b})
+		for range 60 {
+			one.router.CARPInUDP()
+			w.after(time.Second)
+		}
+		one.want(t, "backup")
+		for _, words := range []string{"refused an advertisement from 192.0.2.2: it is CARP in UDP, which this program does not speak", "not becoming master while the peer 192.0.2.2"} {
+			if n := strings.Count(one.log.String(), words); n != 1 {
+				t.Errorf("said %d times: %s\n%s", n, words, one.log)
+			}
+		}
+		w.after(10 * time.Second)
+		one.want(t, "master")
+		one.kill()
+	})
+}

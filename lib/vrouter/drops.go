@@ -99,6 +99,7 @@ var remedies = map[string]string{
 	reasonOwn:      "it carries our own address: is $local_ip the same on two nodes, or do frames loop in the network?",
 	reasonStale:    "it is a goodbye from before this process was paused",
 	reasonOver:     "it is CARP, which ended here when the other node was upgraded: a replay, or version 2.0 runs there again",
+	reasonInUDP:    "it is CARP in UDP, which this program does not speak: upgrade both nodes in one sitting",
 	reasonVRRP:     "it is VRRPv3, and $protocol is \"carp\" here: set the same on both nodes",
 	"unsigned":     "it is not signed: that router has no $password, or does not sign; nobody takes the address without the password",
 	"bad-signature": "its signature does not fit: is $password the same on both nodes, and are $local_ip, $remote_ip and $cluster_id " +
@@ -121,4 +122,5 @@ const (
 	reasonStale    = "stale-goodbye"
 	reasonOver     = "carp-over"
 	reasonVRRP     = "vrrpv3"
+	reasonInUDP    = "carp-in-udp"
 )
