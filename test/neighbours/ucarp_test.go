@@ -82,6 +82,32 @@ func TestLiveUpgrade(t *testing.T) {
 	}
 }
 
+// The other way round: the master first, so that its ucarp hands over to the other one.
+func TestLiveUpgradeOfTheMasterFirst(t *testing.T) {
+	p := newPair(t, auto)
+	p.startUcarp(p.LB1)
+	p.master(p.LB1)
+	p.startUcarp(p.LB2)
+	probe, since := p.probe(), time.Now()
+	<-time.After(2 * time.Second)
+
+	t.Log("ucarp takes over from ucarp, because retire says goodbye for it")
+	p.upgrade(p.LB1)
+	p.master(p.LB2)
+	p.outage(probe, since, 500*time.Millisecond+ucarpLag)
+	p.backup(p.LB1)
+	p.stays(p.LB2)
+
+	t.Log("and we from ucarp")
+	now := time.Now()
+	p.upgrade(p.LB2)
+	p.stays(p.LB1)
+	p.outage(probe, now, 500*time.Millisecond)
+	p.logged(p.LB2, "now change the password")
+	p.neverTwo(since, 0)
+	p.stays(p.LB1)
+}
+
 // What may happen to either node while the other one is still ucarp.
 func TestBeside(t *testing.T) {
 	for _, row := range []struct {
@@ -325,6 +351,80 @@ func TestReplayAfterTheEnd(t *testing.T) {
 	if n := len(carps(wire, p.LB1, since)) + len(carps(wire, p.LB2, since)); n > 0 {
 		t.Errorf("%d adverts of CARP since", n)
 	}
+}
+
+// A backup is silent, and the word by which it ends the bridge may be lost: then the replicator's connection ends it.
+func TestTheEndOfTheBridgeBySSH(t *testing.T) {
+	p := newPair(t, auto)
+	p.check(p.ConnectSSH())
+	wire := p.capture()
+	p.startUcarp(p.LB1)
+	p.master(p.LB1)
+	p.startOurs(p.LB2)
+	p.logged(p.LB2, "is ucarp")
+	p.retire(p.LB1)
+	p.check(p.LB1.Configure(keys{"protocol": "vrrp"})) // which has no bridge to end
+	p.startOurs(p.LB1)
+	p.stays(p.LB2)
+	since := time.Now()
+	p.eventually("CARP for a peer that needs it no more", func() (bool, string) { return len(carps(wire, p.LB2, since)) > 2, "" })
+	_, err := p.LB2.Start(lab.DaemonSpec{Args: []string{"skd-inotify"}})
+	p.check(err)
+	p.logged(p.LB2, "192.168.77.11 answers over ssh as an upgraded node: CARP is neither spoken nor heard any more, for good")
+	since = time.Now()
+	p.stays(p.LB2)
+	if n := len(carps(wire, p.LB2, since)); n > 0 {
+		t.Errorf("%d adverts of CARP after the end of the bridge", n)
+	}
+}
+
+// Others on the same wire: ignored, or reported once, and never obeyed.
+func TestStrangers(t *testing.T) {
+	p := newPair(t, auto)
+	// The bridge is open, with a ucarp of our own; the machine of the client has those of others.
+	p.startUcarp(p.LB1)
+	p.master(p.LB1)
+	p.startOurs(p.LB2)
+	p.backup(p.LB2)
+	since := time.Now()
+	for i, args := range [][]string{
+		{"--vhid=1", "--pass=" + lab.Password, "--addr=192.168.77.100"},          // the same cluster, and none of its nodes
+		{"--vhid=1", "--pass=another", "--addr=192.168.77.201", "--advskew=100"}, // another cluster with the same number
+		{"--vhid=2", "--pass=" + lab.Password, "--addr=192.168.77.202"},
+	} {
+		_, err := p.Client.Start(lab.DaemonSpec{Name: fmt.Sprint("stranger-", i), Args: append([]string{"ucarp", "--interface=eth0",
+			"--srcip=" + p.Client.Addr(0).String(), "--upscript=/bin/true", "--downscript=/bin/true", "--preempt", "--advbase=1"}, args...)})
+		p.check(err)
+	}
+	const refused = "refused an advertisement from 192.168.77.50: it is not from $remote_ip"
+	p.logged(p.LB2, refused)
+	p.stays(p.LB1)
+	p.saidOnce(p.LB2, refused)
+	p.retire(p.LB1)
+	p.startUcarp(p.LB1)
+	p.stays(p.LB2)
+	p.saidOnce(p.LB2, refused)
+	p.neverTwo(since, 0)
+}
+
+// Version 2.0 can be set up to advertise over UDP, in a form that nobody has published.
+func TestOverUDP(t *testing.T) {
+	p := newPair(t, auto)
+	since := time.Now()
+	advert := `\x21\x01\x00\x07\x00\x01aa12345678abcdefghijklmnopqrst`
+	_, err := p.LB1.Start(lab.DaemonSpec{Name: "udp", Args: []string{"bash", "-c",
+		"while :; do printf '" + advert + "' > /dev/udp/192.168.77.12/3340; sleep 1; done"}})
+	p.check(err)
+	p.startOurs(p.LB2)
+	const refused = "refused an advertisement from 192.168.77.11: it is CARP in UDP, which this program does not speak: upgrade both nodes in one sitting"
+	p.logged(p.LB2, refused)
+	<-time.After(ourFirst + ourDown)
+	p.saidOnce(p.LB2, refused)
+	p.saidOnce(p.LB2, "not becoming master while the peer 192.168.77.11 advertises what this node must not obey: it is CARP in UDP")
+	if _, holds := p.watch.Last(p.LB2, func(c lab.Claim) bool { return c.Address }); holds || p.LB2.Status() != "backup" {
+		t.Errorf("beside a master that it cannot hear, it is %q", p.LB2.Status())
+	}
+	p.neverTwo(since, 0)
 }
 
 // A ucarp with another password is neither obeyed nor fought.
