@@ -20,6 +20,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/process"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
 )
 
@@ -166,7 +167,12 @@ func endUcarp(c *cli.Context, h *process.Handle) error {
 	const patience = 10 * time.Second
 	ctx, note := c.Context, ""
 	if h.Catches(unix.SIGUSR2) && h.Signal(unix.SIGUSR2) == nil {
-		if !idle(ctx, h, patience) {
+		ended := idle(ctx, h, patience)
+		// Its down script may be ours by now, which leaves that to the daemon.
+		if err := status.Remove(cmdline.Option(c, "status-file")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		if !ended {
 			note = "; its script goes on by itself"
 		} else if cfg, _, err := conf.Load(cmdline.Option(c, "config")); err == nil {
 			if err := farewell(cfg); err != nil {
