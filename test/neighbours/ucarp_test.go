@@ -267,6 +267,36 @@ func TestSplitAndHeal(t *testing.T) {
 	}
 }
 
+// A master that did not run for a while finds out that ucarp took over, before it says a word.
+func TestStalledMaster(t *testing.T) {
+	p := newPair(t, auto)
+	p.startUcarp(p.LB2)
+	p.master(p.LB2)
+	p.startOurs(p.LB1)
+	p.logged(p.LB1, "is ucarp")
+	p.retire(p.LB2)
+	p.startUcarp(p.LB2)
+	p.stays(p.LB1)
+	p.check(p.daemons[p.LB1].Signal(unix.SIGSTOP))
+	p.eventually("ucarp as master", func() (bool, string) { return p.LB2.Status() == "master", p.roles() })
+	<-time.After(2 * time.Second)
+	wire, woken := p.capture(), time.Now()
+	p.check(p.daemons[p.LB1].Signal(unix.SIGCONT))
+	p.master(p.LB2)
+	p.neverTwo(woken, slack) // the rival is in the socket already
+	p.logged(p.LB1, "192.168.77.12 took over while this node did not run")
+	probe := p.probe()
+	p.stays(p.LB2)
+	if r := probe.Stop(); r.Sent-r.Answered > 5 {
+		t.Errorf("%d of %d probes were lost", r.Sent-r.Answered, r.Sent)
+	}
+	for _, c := range carps(wire, p.LB1, woken) {
+		if ip, _ := c.IPv4(); ip.Payload[5] != 255 {
+			t.Errorf("it advertised: %x", ip.Payload)
+		}
+	}
+}
+
 // A ucarp that was just promoted says nothing until its up script has returned, for seconds in version 2.0.
 func TestStartBesideASlowUpScript(t *testing.T) {
 	p := newPair(t, auto)
