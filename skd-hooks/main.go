@@ -41,7 +41,7 @@ func app() *cli.App {
 	}
 	return &cli.App{
 		Name: name, HelpName: name, Usage: "the slow part of a promotion or demotion in a Skudonet CE cluster",
-		UsageText: "skd-hooks [options] start|stop|advertisement|status|retire", Description: description, Version: version.Version,
+		UsageText: "skd-hooks [options] start|stop|apply|advertisement|status|retire", Description: description, Version: version.Version,
 		HideHelpCommand: true,
 		Flags:           cmdline.Places(cmdline.DaemonEnv),
 		OnUsageError:    cmdline.OnUsageError(name), ExitErrHandler: cmdline.KeepErrors,
@@ -49,11 +49,12 @@ func app() *cli.App {
 			if c.Args().Present() {
 				return cmdline.UsageError(name, fmt.Errorf("unknown command %q; see skd-hooks --help", c.Args().First()))
 			}
-			return cmdline.UsageError(name, errors.New("want a command: start, stop, advertisement, status or retire; see skd-hooks --help"))
+			return cmdline.UsageError(name, errors.New("want a command: start, stop, apply, advertisement, status or retire; see skd-hooks --help"))
 		},
 		Commands: []*cli.Command{
 			command("start", "start Skudonet and the replicator, as a master does", func(c *cli.Context) error { return transition(c, startSteps) }),
 			command("stop", "stop the replicator and Skudonet, as a backup does", func(c *cli.Context) error { return transition(c, stopSteps) }),
+			command("apply", "restart Skudonet for a configuration that was replaced, on a master", apply),
 			command("advertisement", "send gratuitous ARP for every virtual address, on a master", announce),
 			command("status", "say what the node is, since when and why, and what is wrong", report, cmdline.JSON()),
 			command("retire", "stop what version 2.0 of the package has left running", retire),
@@ -61,7 +62,7 @@ func app() *cli.App {
 	}
 }
 
-// cluster is what start, stop and advertisement need to know of it.
+// cluster is what start, apply and advertisement need to know of it.
 type cluster struct {
 	iface string
 	ip    netip.Addr

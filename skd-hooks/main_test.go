@@ -100,7 +100,7 @@ func replicate() {
 const shownAs = "/usr/local/skudonet/app/skdinotify/skdinotify"
 
 // standIn does what Skudonet's control program does to a node, as far as it
-// matters here, and logs its calls. SLOW, HANG, FAIL and STUCK make it misbehave.
+// matters here, and logs its calls. SLOW, SLOW_STOP, HANG, FAIL and STUCK make it misbehave.
 const standIn = `#!/bin/sh
 # Stand-in for the load balancer.
 home=/usr/local/skudonet
@@ -135,6 +135,7 @@ stop)
 		n=${f##*/if_} n=${n%_conf}
 		ip addr del "$(sed -n s/^addr=//p "$f")/24" dev "${n%%:*}" 2>/dev/null
 	done
+	sleep "${SLOW_STOP:-0}"
 	;;
 esac
 exit 0

@@ -50,9 +50,11 @@ func newReplicator(c *cli.Context) (replicator, error) {
 			return replicator{}, err
 		}
 	}
-	r.pidFile = filepath.Join(r.places["run-dir"], "inotify.pid")
+	r.pidFile = filepath.Join(r.runDir(), "inotify.pid")
 	return r, nil
 }
+
+func (r replicator) runDir() string { return r.places["run-dir"] }
 
 // args are its arguments where no unit has them.
 func (r replicator) args() (args []string) {

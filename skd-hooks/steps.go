@@ -27,36 +27,53 @@ type step struct {
 	run  func(context.Context) (string, error)
 }
 
+// do takes the step and says what came of it, but for an error.
+func (st step) do(ctx context.Context) error {
+	text, err := st.run(ctx)
+	if text != "" {
+		fmt.Println(st.name + ": " + text)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: failed: %w", st.name, err)
+	}
+	return nil
+}
+
 // startSteps are what makes a master, in their order.
 func startSteps(s *skudonet.Service, r replicator) []step {
 	return []step{
-		{"skudonet", s.Start},
-		{"links", func(context.Context) (string, error) {
-			names, err := s.RestoreLinks()
-			if len(names) == 0 {
-				return "", err
-			}
-			return "set up again, where Skudonet found no carrier: " + strings.Join(names, ", "), err
-		}},
+		{"skudonet", func(ctx context.Context) (string, error) { return startAsOwed(ctx, s, r.runDir()) }},
+		linksStep(s),
 		{"replicator", r.start},
 	}
 }
 
+// linksStep sets up again what a start of Skudonet has set down.
+func linksStep(s *skudonet.Service) step {
+	return step{"links", func(context.Context) (string, error) {
+		names, err := s.RestoreLinks()
+		if len(names) == 0 {
+			return "", err
+		}
+		return "set up again, where Skudonet found no carrier: " + strings.Join(names, ", "), err
+	}}
+}
+
 // stopSteps are what unmakes one, in their order.
 func stopSteps(s *skudonet.Service, r replicator) []step {
-	return []step{{"replicator", r.stop}, {"skudonet", s.Stop}}
+	return []step{{"replicator", r.stop}, {"skudonet", func(ctx context.Context) (string, error) { return stopForGood(ctx, s, r.runDir()) }}}
 }
 
 // transition runs all steps, whatever becomes of each. Stop needs no
 // configuration: a broken one must not keep a backup from becoming one.
 func transition(c *cli.Context, steps func(*skudonet.Service, replicator) []step) error {
-	s := &skudonet.Service{Say: func(text string) { fmt.Println("skudonet: " + text) }}
+	s := &skudonet.Service{Say: say}
 	if c.Command.Name == "start" {
 		cl, err := load(c)
 		if err != nil {
 			return err
 		}
-		s.Tree, s.Interface, s.Missing = os.DirFS(cl.tree), cl.iface, cl.missing
+		s = cl.skudonet()
 		if word, _ := status.Read(cmdline.Option(c, "status-file")); word == status.Backup {
 			fmt.Println("this node is backup: until it is master, its virtual addresses stay unheard")
 		}
@@ -72,12 +89,8 @@ func transition(c *cli.Context, steps func(*skudonet.Service, replicator) []step
 	defer unlock()
 	failed := 0
 	for _, step := range steps(s, r) {
-		text, err := step.run(c.Context)
-		if text != "" {
-			fmt.Println(step.name + ": " + text)
-		}
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "%s: failed: %v\n", step.name, err)
+		if err := step.do(c.Context); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			failed++
 		}
 	}
@@ -87,7 +100,14 @@ func transition(c *cli.Context, steps func(*skudonet.Service, replicator) []step
 	return nil
 }
 
-// lock keeps a start and a stop apart, of whoever: the daemon of this life or
+func say(text string) { fmt.Println("skudonet: " + text) }
+
+// skudonet is the load balancer as this node should have it.
+func (cl cluster) skudonet() *skudonet.Service {
+	return &skudonet.Service{Tree: os.DirFS(cl.tree), Interface: cl.iface, Missing: cl.missing, Say: say}
+}
+
+// lock keeps start, stop and apply apart, of whoever: the daemon of this life or
 // of an earlier one, and an admin. Without a run directory there is no daemon.
 func lock(ctx context.Context, dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "hooks.lock"), os.O_RDWR|os.O_CREATE, 0o600)
@@ -133,15 +153,21 @@ func (cl cluster) missing() ([]string, error) {
 	return names, err
 }
 
+// role is what the status file says that the node is.
+func role(file string) (string, error) {
+	word, err := status.Read(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return status.Stopped, nil
+	}
+	return word, err
+}
+
 // announce sends gratuitous ARP for all virtual addresses. On a backup nobody
 // may hear them, so that is no failure: the node may just have been demoted.
 func announce(c *cli.Context) error {
 	file := cmdline.Option(c, "status-file")
-	word, err := status.Read(file)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		word = status.Stopped
-	case err != nil:
+	word, err := role(file)
+	if err != nil {
 		return err
 	}
 	if word != status.Master {

@@ -3,14 +3,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
-	"os/signal"
-	"path/filepath"
-	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -20,7 +15,9 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
+	"github.com/skudonet/skudonet-ce-cluster/lib/skudonet"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
+	"github.com/skudonet/skudonet-ce-cluster/lib/syslog"
 	"github.com/skudonet/skudonet-ce-cluster/lib/version"
 )
 
@@ -46,7 +43,7 @@ func app() *cli.App {
 	}
 	return &cli.App{
 		Name: program, HelpName: program, Usage: "mirrors the configuration of a Skudonet CE cluster's master to the backup",
-		UsageText:   "skd-inotify [-c FILE] [-n] [options]\nskd-inotify [options] status|sync|peer",
+		UsageText:   "skd-inotify [-c FILE] [-n] [options]\nskd-inotify [options] status|sync|history|restore|resolve|peer",
 		Description: description, Version: version.Version, HideHelpCommand: true,
 		Flags:        append(cmdline.Places(cmdline.DaemonEnv), &cli.BoolFlag{Name: "check", Aliases: []string{"n"}, Usage: "check the configuration and exit: 0 right, 2 wrong"}),
 		OnUsageError: cmdline.OnUsageError(program), ExitErrHandler: cmdline.KeepErrors,
@@ -61,7 +58,11 @@ func app() *cli.App {
 		},
 		Commands: []*cli.Command{
 			command("status", "say whether the backup has the same, or how far it is behind", report, cmdline.JSON()),
-			command("sync", "compare everything now, and wait until both nodes have the same", synchronize),
+			command("sync", "compare everything now, and wait until both nodes have the same", synchronize,
+				&cli.BoolFlag{Name: "confirm", Usage: "send also what was held back until you say that you want it: see status"}),
+			historyCommand(),
+			withArguments(command("restore", "bring back files that were replaced, on the master", restore), restore, "TIME [FILE...]"),
+			withArguments(command("resolve", "end a conflict: keep ours, or bring theirs back, on the master", resolve), resolve, "ours|theirs [TIME]"),
 			command("peer", "answer the master; started by it through ssh", answer),
 		},
 	}
@@ -95,42 +96,35 @@ func report(c *cli.Context) error {
 
 // synchronize has the daemon compare everything.
 func synchronize(c *cli.Context) error {
-	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
+	r := control.Request{Command: "sync"}
+	if c.Bool("confirm") {
+		r.Args = []string{confirmArg}
+	}
 	terminal := isTerminal(os.Stdout)
-	last, err := control.Do(ctx, filepath.Join(cmdline.Option(c, "run-dir"), control.SocketName), control.Request{Command: "sync"}, func(r control.Reply) {
+	text, err := ask(c, r, func(words string) {
 		if terminal {
-			fmt.Printf("\r\033[K%s", r.Text)
+			fmt.Printf("\r\033[K%s", words)
 		}
 	})
 	if terminal {
 		fmt.Print("\r\033[K")
 	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		word, _ := status.Read(cmdline.Option(c, "status-file"))
-		switch word {
-		case status.Master:
-			return errors.New("skd-inotify: not running, although this node is master: skd-hooks start")
-		case status.Backup:
-			return errors.New("skd-inotify: this node is backup; run this on the master")
-		}
-		return errors.New("skd-inotify: not running, because the cluster service is stopped")
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("skd-inotify: the daemon ended meanwhile; see its log")
-	case err != nil:
-		return fmt.Errorf("skd-inotify: %w", err)
-	case last.Exit != 0:
-		return cli.Exit("skd-inotify: "+last.Text, last.Exit)
+	if err != nil {
+		return err
 	}
-	fmt.Println(last.Text)
+	fmt.Println(text)
 	return nil
 }
 
 // answer serves the master on standard input and output.
 func answer(c *cli.Context) error {
+	sink := syslog.Open(program)
+	defer sink.Flush(time.Second)
+	log := sink.Logger()
 	return peer.Serve(c.Context, os.Stdin, os.Stdout, peer.Host{
 		ConfigPath: cmdline.Option(c, "config"), StatusFile: cmdline.Option(c, "status-file"), RunDir: cmdline.Option(c, "run-dir"),
+		StateDir: cmdline.Option(c, "state-dir"), Machine: machine(), Skudonet: func() string { return skudonet.Version(c.Context) },
+		Log: func(text string) { log.Info(text) },
 	})
 }
 

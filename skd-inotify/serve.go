@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
 	"github.com/skudonet/skudonet-ce-cluster/lib/cmdline"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
@@ -208,12 +210,17 @@ func (d *service) run(stop <-chan os.Signal) error {
 	}
 	troubles := trouble.New(d.log)
 	watcher := &watcher{}
-	d.engine = mirror.New(mirror.Config{
-		Roots: roots, Exclude: d.conf.Exclude, Peer: d.conf.RemoteIP.String(), Version: version.Version,
+	settings, release, err := d.reign(context.Background(), mirror.Config{
+		Roots: roots, Exclude: d.conf.Exclude, Peer: d.conf.RemoteIP.String(), Local: d.conf.LocalIP.String(), Version: version.Version,
 		MemoryStage: filepath.Join(d.runDir, stageName), DiskStage: filepath.Join(d.stateDir, stageName), Direct: d.rules.policy.Direct, Verify: d.conf.VerifyInterval,
 		Dial: d.dial(carrier), Blind: watcher.blind, Refresh: watcher.refresh, Publish: d.publish(troubles),
 		Log: d.log, Troubles: troubles,
 	})
+	if err != nil {
+		return err
+	}
+	defer release()
+	d.engine = mirror.New(settings)
 	ctx, end := context.WithCancelCause(context.Background())
 	defer end(nil)
 	watcher.open(roots, d.rules.exclude, d.engine.Changed)
@@ -222,6 +229,20 @@ func (d *service) run(stop <-chan os.Signal) error {
 	var work sync.WaitGroup
 	work.Go(func() { d.accept(ctx, listener, carrier) })
 	work.Go(func() { d.engine.Run(ctx) })
+	compare := make(chan os.Signal, 1)
+	signal.Notify(compare, unix.SIGUSR1)
+	defer signal.Stop(compare)
+	work.Go(func() {
+		for {
+			select {
+			case <-compare:
+				d.log.Info("comparing everything, because of SIGUSR1")
+				d.engine.Compare()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	d.log.Info("started: this node is master, mirroring to "+d.conf.RemoteIP.String(), "version", version.Version)
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	select {
@@ -276,6 +297,8 @@ func (d *service) accept(ctx context.Context, l *control.Listener, carrier *mirr
 				carrier.Rsh(call)
 			case "sync", "flush":
 				d.wait(ctx, call)
+			case "restore", "resolve":
+				d.change(ctx, call)
 			default:
 				call.Reply(control.Reply{Text: "unknown command " + call.Command, Exit: cmdline.Usage, Done: true})
 				call.Close()
@@ -300,7 +323,7 @@ func (d *service) wait(ctx context.Context, call *control.Call) {
 	if call.Command == "flush" {
 		err = d.engine.Flush(ctx)
 	} else {
-		err = d.engine.Sync(ctx, func(words string) { call.Reply(control.Reply{Text: words}) })
+		err = d.engine.Sync(ctx, slices.Contains(call.Args, confirmArg), func(words string) { call.Reply(control.Reply{Text: words}) })
 	}
 	if errors.Is(err, mirror.ErrNotCompared) {
 		call.Reply(control.Reply{Text: err.Error(), Done: true})
@@ -311,6 +334,24 @@ func (d *service) wait(ctx context.Context, call *control.Call) {
 		return
 	}
 	call.Reply(control.Reply{Text: "both nodes have the same configuration", Done: true})
+}
+
+// change serves an admin who wants replaced files back.
+func (d *service) change(ctx context.Context, call *control.Call) {
+	defer call.Close()
+	var words string
+	err := fmt.Errorf("%s: want more arguments", call.Command)
+	switch {
+	case call.Command == "restore" && len(call.Args) >= 1:
+		words, err = d.engine.Restore(ctx, call.Args[0], call.Args[1:])
+	case call.Command == "resolve" && len(call.Args) == 2:
+		words, err = d.engine.Resolve(ctx, call.Args[1], call.Args[0] == archive.Theirs)
+	}
+	if err != nil {
+		call.Reply(control.Reply{Text: err.Error(), Exit: cmdline.Failed, Done: true})
+		return
+	}
+	call.Reply(control.Reply{Text: words, Done: true})
 }
 
 // watchStatus ends ctx when the node is master no more, and pokes the engine

@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/address"
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
 	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
@@ -26,6 +27,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
+	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/link"
 	"github.com/skudonet/skudonet-ce-cluster/lib/node"
 	"github.com/skudonet/skudonet-ce-cluster/lib/pidfile"
@@ -150,7 +152,7 @@ func (d *service) run(started time.Time) error {
 		lasting.Marks, record.Marks = nil, nil
 	}
 	cfg := virtualRouter(d.conf)
-	cfg.Keys, cfg.Started = d.keys(d.conf), started
+	cfg.Keys, cfg.Started, cfg.Hesitant = d.keys(d.conf), started, d.hesitant()
 	if cfg.CARPKeys, err = carpKeys(d.conf); err != nil {
 		return err
 	}
@@ -213,6 +215,17 @@ func virtualRouter(c conf.Config) vrouter.Config {
 		Interface: c.Interface, VRID: c.VRID, ClusterIP: c.ClusterIP, Kind: kinds[c.Transport],
 		IgnoreLink: c.LinkLoss == conf.LinkLossIgnore,
 	}
+}
+
+// hesitant tells whether this node is to leave the first promotion to the other
+// one: it never took part in a replication, and $cluster_ip is no virtual
+// interface here, which an admin makes on the node that has the configuration.
+func (d *service) hesitant() bool {
+	record, _, err := ledger.Peek(d.places.StateDir)
+	if err != nil {
+		d.log.Warn(fmt.Sprintf("whether this node took part in a cluster before cannot be told: %v", err))
+	}
+	return len(record.Vector) == 0 && !address.Holds(os.DirFS(d.conf.ConfigDir), d.conf.ClusterIP)
 }
 
 func (d *service) open(cfg vrouter.Config, s link.State) (vrouter.Conn, error) {

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -112,6 +113,13 @@ func Wanted(dir fs.FS, clusterIP netip.Addr, iface string, localBits int) ([]Add
 		}
 	}
 	return want, t.notices
+}
+
+// Holds tells whether a virtual interface in the configuration tree dir has the
+// address ip, whatever its status.
+func Holds(dir fs.FS, ip netip.Addr) bool {
+	ip = ip.Unmap()
+	return slices.ContainsFunc(readTree(dir).virtual, func(v virtual) bool { return v.address.Prefix.Addr() == ip })
 }
 
 // tree is what the interface files of one configuration tree say.

@@ -163,3 +163,28 @@ func FuzzInterfaceFile(f *testing.F) {
 type brokenFS struct{}
 
 func (brokenFS) Open(string) (fs.File, error) { return nil, errors.New("disk on fire") }
+
+func TestHolds(t *testing.T) {
+	ip := netip.MustParseAddr("192.0.2.9")
+	for name, c := range map[string]struct {
+		tree fstest.MapFS
+		want bool
+	}{
+		"nothing":         {fstest.MapFS{}, false},
+		"up":              {files("if_eth0:a_conf", virtualFile("eth0:a", "192.0.2.9", "up")), true},
+		"down":            {files("if_eth0:a_conf", virtualFile("eth0:a", "192.0.2.9", "down")), true},
+		"another":         {files("if_eth0:a_conf", virtualFile("eth0:a", "192.0.2.8", "up")), false},
+		"a NIC":           {files("if_eth0_conf", virtualFile("eth0", "192.0.2.9", "up")), false},
+		"another section": {files("if_eth0:a_conf", virtualFile("eth0:b", "192.0.2.9", "up")), false},
+	} {
+		if got := Holds(c.tree, ip); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if !Holds(files("if_eth0:a_conf", virtualFile("eth0:a", "192.0.2.9", "up")), netip.MustParseAddr("::ffff:192.0.2.9")) {
+		t.Error("the IPv4-mapped form is another address")
+	}
+	if Holds(brokenFS{}, ip) {
+		t.Error("a tree that cannot be read holds it")
+	}
+}

@@ -102,6 +102,7 @@ type Config struct {
 	SSHPort                                uint16        // 0: what root's ssh_config says, else 22
 	SSHKey                                 string        // absolute path; empty: as ssh finds one
 	VerifyInterval                         time.Duration // between full comparisons, 10 s to a day
+	ArchiveKeep                            int           // archives of replaced configuration, 1 to 10000
 
 	interfaceLine, localIPLine int // for CheckHost
 }

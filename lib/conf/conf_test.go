@@ -47,6 +47,7 @@ func want() Config {
 		Rsync:             "/usr/bin/rsync",
 		RsyncArgs:         "-auzv --delete",
 		VerifyInterval:    5 * time.Minute,
+		ArchiveKeep:       50,
 	}
 }
 
@@ -221,6 +222,7 @@ func TestAccepted(t *testing.T) {
 			":7: /usr/local/zevenet is now /usr/local/skudonet: changed for $ssh_key\n"},
 		{"ssh port and key as ssh has them", `$ssh_port="0"; $ssh_key="";`, nil, ""},
 		{"verify interval", `$verify_interval="10";`, func(c *Config) { c.VerifyInterval = 10 * time.Second }, ""},
+		{"archives kept", `$archive_keep="10000";`, func(c *Config) { c.ArchiveKeep = 10000 }, ""},
 		{"empty second password", `$password_next="";`, nil, ""},
 		{"short passwords", `$password="1234567"; $password_next='€€€€€€€';`, func(c *Config) { c.Password, c.PasswordNext = "1234567", "€€€€€€€" },
 			":7: $password: set again: line 4 no longer counts\n" +
@@ -286,6 +288,9 @@ func TestRefused(t *testing.T) {
 		{`$ssh_key="/";`, `:7: $ssh_key: "/": not the root directory: want an absolute path, or empty`},
 		{`$verify_interval="9";`, `:7: $verify_interval: "9": want 10 to 86400 seconds`},
 		{`$verify_interval="86401";`, `:7: $verify_interval: "86401": want 10 to 86400 seconds`},
+		{`$archive_keep="0";`, `:7: $archive_keep: "0": want 1 to 10000`},
+		{`$archive_keep="10001";`, `:7: $archive_keep: "10001": want 1 to 10000`},
+		{`$archive_keep="-1";`, `:7: $archive_keep: "-1": want 1 to 10000`},
 		{`$preempt="maybe";`, `:7: $preempt: "maybe": want true or false`},
 		{`$transport="udp"; $password="";`, `:7: $transport: "udp": want a $password with it, because hosts of any network can send to a UDP port`},
 		{`$transport="tcp";`, `:7: $transport: "tcp": want multicast or unicast or udp`},

@@ -82,6 +82,7 @@ func table(c *Config) []key {
 		{Key{Name: "ssh_port", Default: "0", Meaning: "port of the peer's sshd, 0 = what root's ssh_config says, else 22"}, number(&c.SSHPort, 0, 65535)},
 		{Key{Name: "ssh_key", Meaning: "root's private key for the peer; empty: as ssh finds one"}, pathOrNone(&c.SSHKey)},
 		{Key{Name: "verify_interval", Default: "300", Meaning: "seconds between full comparisons of the two trees"}, seconds(&c.VerifyInterval, 10*time.Second, 24*time.Hour, time.Second)},
+		{Key{Name: "archive_keep", Default: "50", Meaning: "archives of replaced configuration that are kept (also 30 days, 512 MiB)"}, number(&c.ArchiveKeep, 1, 10000)},
 		{Key{Name: "ucarp", Meaning: "the 2.0 package's election program; ignored"}, text(new(string), "anything")},
 	}
 }

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -36,5 +37,27 @@ func TestFailureChangesNothing(t *testing.T) {
 	}
 	if got, _ := os.ReadFile(path); string(got) != "old" {
 		t.Errorf("it is now %q", got)
+	}
+}
+
+func TestSyncFiles(t *testing.T) {
+	dir := t.TempDir()
+	var many []string
+	for i := range 2 * fewFiles {
+		many = append(many, fmt.Sprint(i))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "0"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("nowhere", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, paths := range [][]string{nil, {".", "0", "gone", "d/gone", "0/gone", "link", "link/gone"}, many} {
+		if err := SyncFiles(dir, paths); err != nil {
+			t.Errorf("%d paths: %v", len(paths), err)
+		}
+	}
+	if err := SyncFiles(filepath.Join(dir, "none"), many); err == nil {
+		t.Error("a tree that is not there is on the disk")
 	}
 }

@@ -77,11 +77,11 @@ func (m *Machine) ownInterval() time.Duration {
 	return m.cfg.Interval
 }
 
-// patience is how long a backup waits for a master that it has heard. For CARP it
+// silence is how long a backup waits for a master that it has heard. For CARP it
 // is half an interval longer than the formula has it: an advert is due at the very
 // end of that, and ucarp, for which its own deadline is the first look at the
 // clock after it, is never that quick either.
-func (m *Machine) patience() time.Duration {
+func (m *Machine) silence() time.Duration {
 	if m.Speaks() == VRRP {
 		return m.DownInterval()
 	}
@@ -172,6 +172,7 @@ func (m *Machine) endBridge(heard netip.Addr) {
 
 func (m *Machine) backupHearsCARP(now time.Duration, ev Event) {
 	m.proven = true
+	m.decide(now)
 	switch theirs := ev.Timing.Interval(); {
 	case ev.isGoodbye():
 		// One of ours keeps the address until it hears us.

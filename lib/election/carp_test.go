@@ -64,6 +64,10 @@ var carpTransitions = []struct {
 	{"what cannot be verified holds a starting node", carp, starting, 8 * time.Second, unverifiable(peer), []Effect{notes(Held, peer)}, inBackup, 8*time.Second + carpWait},
 	{"and never shortens the first wait", carp, starting, time.Second, unverifiable(peer), []Effect{notes(Held, peer)}, inBackup, carpFirst},
 
+	{"a hesitant node of CARP starts", carp, nil, 0, hesitates(),
+		[]Effect{guardUp, enters(Backup, Started, 3*carpWait), removeAddresses, stopHook}, inBackup, 3 * carpWait},
+	{"it hears ucarp, and waits as ever", carp, []step{{0, hesitates()}}, time.Second, heardCARP(peer, 1, 0), nil, inBackup, time.Second + carpWait},
+
 	// Backup.
 	{"a ucarp master is heard", carp, starting, time.Second, heardCARP(peer, 1, 0), nil, inBackup, time.Second + carpWait},
 	{"the peer turns out to be ucarp", auto, starting, time.Second, heardCARP(peer, 1, 0), []Effect{notes(UcarpHeard, peer)}, inBackup, time.Second + carpWait},

@@ -44,13 +44,15 @@ var eventNames = [...]string{"start", "resume", "tick", "advert", "unverifiable 
 func (k EventKind) String() string { return eventNames[k] }
 
 // Event is one input of the Machine. From, Priority and Interval belong to
-// Advert, From and Timing to CARPAdvert; Unverifiable has From alone.
+// Advert, From and Timing to CARPAdvert; Unverifiable has From alone, Start
+// Hesitant.
 type Event struct {
 	Kind     EventKind
 	From     netip.Addr
 	Priority uint8
 	Interval time.Duration
 	Timing   Timing
+	Hesitant bool // wait longer for a master, before the first promotion, than one down interval: see Hesitation
 }
 
 // EffectKind says what is to be done.
@@ -113,7 +115,8 @@ const (
 
 // Effect is one thing to do. Priority belongs to SendAdvert, Dialect to that and
 // to IntervalSeen, State to Enter, Reason, From, After and Interval to Enter and
-// Note.
+// Note. Of a hesitant node that enters Backup, After is how long it waits for a
+// master.
 type Effect struct {
 	Kind     EffectKind
 	Priority uint8

@@ -58,6 +58,7 @@ type Machine struct {
 	proven    bool       // a valid advert was heard since the start, or we were master
 	held      bool       // the promotion is held, and that was noted
 	excused   bool       // a late timer was excused once
+	hesitant  bool       // started so, and neither heard a valid advert nor was master since
 	holdUntil time.Duration
 
 	listening bool // a master after a stall: silent until it is clear who is master
@@ -94,6 +95,14 @@ func (m *Machine) MasterInterval() time.Duration {
 		return m.interval
 	}
 	return m.ownInterval()
+}
+
+// patience is how long a backup waits that heard nobody yet, or nobody any more.
+func (m *Machine) patience() time.Duration {
+	if m.hesitant {
+		return Hesitation * m.silence()
+	}
+	return m.silence()
 }
 
 // DownInterval is the down interval in force on this node.
@@ -150,7 +159,7 @@ func (m *Machine) handleInit(now time.Duration, ev Event) {
 		}
 		// Whatever a dead master left behind on this node goes first.
 		m.do(Effect{Kind: RaiseGuard})
-		m.proven, m.held = false, false
+		m.proven, m.held, m.hesitant = false, false, ev.Hesitant
 		m.enterBackup(now, Effect{Reason: Started})
 		m.do(Effect{Kind: RemoveAddresses}, Effect{Kind: RunStopHook})
 	case Resume:
@@ -175,7 +184,7 @@ func (m *Machine) handleBackup(now time.Duration, ev Event) {
 		// because one of them was restarted. A node that has once verified its peer, or was
 		// master, cannot be held this way.
 		if !m.proven && ev.From == m.cfg.Peer {
-			m.deadline = max(m.deadline, now+m.patience())
+			m.deadline = max(m.deadline, now+m.silence())
 			if !m.held {
 				m.held = true
 				m.note(Effect{Reason: Held, From: ev.From})
@@ -203,6 +212,7 @@ func (m *Machine) backupHears(now time.Duration, ev Event) {
 		return
 	}
 	m.proven = true
+	m.decide(now)
 	switch {
 	case ev.Priority == 0 && m.cfg.Signed && ev.From == m.cfg.Peer:
 		m.promote(now, Effect{Reason: Invited, From: ev.From})
@@ -217,6 +227,15 @@ func (m *Machine) backupHears(now time.Duration, ev Event) {
 	}
 }
 
+// decide ends the hesitation: the other node takes part, so from here on the
+// down interval is that of any backup.
+func (m *Machine) decide(now time.Duration) {
+	if m.hesitant {
+		m.hesitant = false
+		m.deadline = min(m.deadline, now+m.silence())
+	}
+}
+
 // follow makes the sender of the advert the master that the backup listens to.
 func (m *Machine) follow(now time.Duration, ev Event) {
 	if ev.Interval != m.interval && ev.Interval != m.cfg.Interval {
@@ -228,7 +247,7 @@ func (m *Machine) follow(now time.Duration, ev Event) {
 
 // inStep restarts the timer of a backup that has heard its master.
 func (m *Machine) inStep(now time.Duration, from netip.Addr) {
-	m.deadline = now + m.patience()
+	m.deadline = now + m.silence()
 	m.heard, m.left, m.outranked, m.excused, m.from = true, false, false, false, from
 }
 
@@ -242,7 +261,7 @@ func (m *Machine) masterSilent(now time.Duration) {
 	// that is always late still takes over.
 	if late := now - m.deadline; late > m.interval && !m.excused {
 		m.excused = true
-		m.deadline = now + m.patience()
+		m.deadline = now + m.silence()
 		m.note(Effect{Reason: LateTimer, After: late})
 		return
 	}
@@ -477,7 +496,7 @@ func (m *Machine) promote(now time.Duration, why Effect) {
 	m.announce(now)
 	m.enter(Master, why)
 	m.do(Effect{Kind: RunStartHook})
-	m.proven = true
+	m.proven, m.hesitant = true, false
 }
 
 func (m *Machine) handleFault(now time.Duration, ev Event) {
@@ -494,6 +513,9 @@ func (m *Machine) handleFault(now time.Duration, ev Event) {
 
 // enterBackup begins listening with a full down interval of our own.
 func (m *Machine) enterBackup(now time.Duration, why Effect) {
+	if m.hesitant {
+		why.After = m.firstPatience()
+	}
 	m.enter(Backup, why)
 	m.interval = m.ownInterval()
 	m.heard, m.left, m.outranked, m.excused, m.from = false, false, false, false, netip.Addr{}

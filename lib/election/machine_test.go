@@ -47,6 +47,8 @@ func slowAdvert(from netip.Addr, priority uint8) Event {
 	return Event{Kind: Advert, From: from, Priority: priority, Interval: 2 * time.Second}
 }
 
+func hesitates() Event { return Event{Kind: Start, Hesitant: true} }
+
 func unverifiable(from netip.Addr) Event { return Event{Kind: Unverifiable, From: from} }
 
 // Ways into each situation, with what the machine then waits for.
@@ -57,6 +59,7 @@ var (
 	silent      = []step{{0, ev(Resume)}, {10 * time.Second, ev(Tick)}}                           // 10s+down
 	handing     = []step{{0, ev(Resume)}, {500 * ms, ev(HandOver)}}                               // 750ms, 3.5s
 	departing   = []step{{0, ev(Resume)}, {500 * ms, ev(Stop)}}                                   // 750ms, 1.5s
+	hesitating  = []step{{0, hesitates()}}                                                        // 3*down+tie
 	broken      = []step{{0, ev(Start)}, {time.Second, ev(LinkLost)}}                             // Never
 	handedOver  = []step{{0, ev(Resume)}, {500 * ms, ev(HandOver)}, {501 * ms, advert(peer, 90)}} // 501ms+down
 )
@@ -252,6 +255,42 @@ var transitions = []struct {
 		3 * time.Second, unverifiable(peer), nil, inBackup, 600*ms + down + tie},
 	{"a starting node without a password hears its peer speak another dialect: promotion held", plain, starting, 3 * time.Second, unverifiable(peer),
 		[]Effect{notes(Held, peer)}, inBackup, 3*time.Second + down},
+
+	// Backup, the hesitant start.
+	{"a hesitant node waits for three down intervals", signed, nil, 5 * time.Second, hesitates(),
+		[]Effect{guardUp, enters(Backup, Started, 3*down), removeAddresses, stopHook}, inBackup, 5*time.Second + 3*down + tie},
+	{"of two hesitant nodes the one with the higher address waits less", upper, nil, 5 * time.Second, hesitates(),
+		[]Effect{guardUp, enters(Backup, Started, 3*down), removeAddresses, stopHook}, inBackup, 5*time.Second + 3*down},
+	{"a hesitant node is woken after one down interval", signed, hesitating, down + tie, ev(Tick), nil, inBackup, 3*down + tie},
+	{"a hesitant node hears nobody", signed, hesitating, 3*down + tie, ev(Tick),
+		promoted(enters(Master, MasterSilent, 3*down)), inMaster, 3*down + tie + time.Second},
+	{"a hesitant node hears a master: the down interval is as ever", signed, hesitating, 2 * time.Second, advert(peer, 100),
+		nil, inBackup, 2*time.Second + down},
+	{"the master of a node that was hesitant falls silent", signed, after(hesitating, step{2 * time.Second, advert(peer, 100)}),
+		2*time.Second + down, ev(Tick), promoted(enters(Master, MasterSilent, peer, down)), inMaster, 3*time.Second + down},
+	{"a hesitant node wants to preempt: a down interval from the first advert", eager, hesitating, 2 * time.Second, advert(peer, 99),
+		nil, inBackup, 2*time.Second + down},
+	{"that one runs on", eager, after(hesitating, step{2 * time.Second, advert(peer, 99)}), 3 * time.Second, advert(peer, 99),
+		nil, inBackup, 2*time.Second + down},
+	{"a hesitant node hears an advert late: no later than it would have been", eager, hesitating, 3 * down, advert(peer, 99),
+		nil, inBackup, 3*down + tie},
+	{"a hesitant node is invited", signed, hesitating, time.Second, advert(peer, 0),
+		promoted(enters(Master, Invited, peer)), inMaster, 2 * time.Second},
+	{"a hesitant node cannot verify its peer: held, and no shorter", signed, hesitating, 3 * time.Second, unverifiable(peer),
+		[]Effect{notes(Held, peer)}, inBackup, 3*down + tie},
+	{"a hesitant node is held to the last", signed, hesitating, 3 * down, unverifiable(peer),
+		[]Effect{notes(Held, peer)}, inBackup, 4 * down},
+	{"a hesitant node hears its own address: still hesitant", signed, hesitating, time.Second, advert(self, 100),
+		[]Effect{notes(AddressCopy, self)}, inBackup, 3*down + tie},
+	{"a fault is no reason to hesitate less", signed, after(hesitating, step{time.Second, ev(LinkLost)}), 2 * time.Second, ev(LinkBack),
+		[]Effect{enters(Backup, LinkReturned, 3*down), announcesSelf}, inBackup, 2*time.Second + 3*down + tie},
+	{"who was master does not hesitate", signed, after(hesitating, step{3*down + tie, ev(Tick)}, step{12 * time.Second, ev(LinkLost)}),
+		13 * time.Second, ev(LinkBack), []Effect{enters(Backup, LinkReturned), announcesSelf}, inBackup, 13*time.Second + down + tie},
+	{"a later start does not hesitate", signed, after(hesitating, step{time.Second, ev(Stop)}), 2 * time.Second, ev(Start),
+		[]Effect{guardUp, enters(Backup, Started), removeAddresses, stopHook}, inBackup, 2*time.Second + down + tie},
+	{"the owner does not hesitate", owner, nil, 0, hesitates(),
+		[]Effect{{Kind: SendAdvert, Priority: 255}, guardDown, addAddresses, announces, enters(Master, AddressOwner), startHook},
+		inMaster, time.Second},
 
 	// Backup, links and signals.
 	{"a backup loses its link", signed, listeningTo, 2 * time.Second, ev(LinkLost),

@@ -63,6 +63,7 @@ type simNode struct {
 	paused  bool
 	deaf    bool
 	link    bool
+	new     bool // has no record of a cluster: each start is a hesitant one
 	tick    time.Duration
 	packets []simPacket // that arrived during a pause
 	others  []Event
@@ -255,7 +256,7 @@ func (s *simulation) tell(n *simNode, kind EventKind) {
 func (s *simulation) boot(n *simNode, kind EventKind) {
 	s.logf("%d process starts", n.id)
 	n.up = true
-	s.tell(n, kind)
+	s.handle(n, Event{Kind: kind, Hesitant: kind == Start && n.new})
 	if !n.link {
 		s.tell(n, s.linkLoss())
 	}
@@ -408,7 +409,11 @@ func (s *simulation) limits() (interval, down, wire time.Duration) {
 		interval = max(interval, n.m.cfg.Interval)
 	}
 	for _, n := range s.nodes {
-		down = max(down, DownInterval(n.m.cfg.Priority, interval, n.m.cfg.DeadRatio)+tieBreak(interval))
+		own := DownInterval(n.m.cfg.Priority, interval, n.m.cfg.DeadRatio)
+		if n.new {
+			own *= Hesitation
+		}
+		down = max(down, own+tieBreak(interval))
 	}
 	return interval, down, 2*(s.net.delay+s.net.jitter) + time.Microsecond
 }
@@ -451,6 +456,9 @@ func randomCluster(r *rand.Rand) *simulation {
 func clusterHeals(seed uint64, trace *strings.Builder) error {
 	s := randomCluster(rand.New(rand.NewPCG(seed, 9568)))
 	s.trace = trace
+	for _, n := range s.nodes {
+		n.new = s.IntN(4) == 0
+	}
 	s.describe()
 	interval, down, wire := s.limits()
 	s.dualLimit = interval + wire
@@ -484,7 +492,7 @@ func clusterHeals(seed uint64, trace *strings.Builder) error {
 
 func (s *simulation) describe() {
 	for _, n := range s.nodes {
-		s.logf("%d: %+v", n.id, n.m.cfg)
+		s.logf("%d: new %v, %+v", n.id, n.new, n.m.cfg)
 	}
 	s.logf("delay up to %v, jitter up to %v, link loss ignored: %v", s.net.delay, s.net.jitter, s.ignore)
 }
@@ -698,6 +706,35 @@ func TestEqualNodesDoNotCollide(t *testing.T) {
 			t.Errorf("at %v, link back: node %d is master, %v", interval, s.master().id, s.err)
 		}
 	}
+}
+
+// Two nodes are installed and started within two down intervals of each other,
+// in any order: the one that has the address among its virtual interfaces is
+// master, whatever its address, and nobody else ever was.
+func TestHesitantNodeIsNotTheFirst(t *testing.T) {
+	simulate(t, *simRuns/4, func(seed uint64, trace *strings.Builder) error {
+		r := rand.New(rand.NewPCG(seed, 7))
+		s := randomCluster(r)
+		s.nodes = s.nodes[:2]
+		s.trace, s.healed = trace, 0 // no two masters from the beginning on
+		for _, n := range s.nodes {
+			n.m.cfg.Priority, n.m.cfg.Interval, n.m.cfg.DeadRatio = 100, s.nodes[0].m.cfg.Interval, s.nodes[0].m.cfg.DeadRatio
+		}
+		first := s.nodes[r.IntN(2)]
+		second := s.nodes[1-first.id]
+		second.new = true
+		s.describe()
+		_, _, wire := s.limits()
+		down := first.m.DownInterval()
+		begin := s.upTo(2*down - wire - tieBreak(first.m.cfg.Interval))
+		s.at(0, func() { s.boot(second, Start) })
+		s.at(begin, func() { s.boot(first, Start) })
+		s.run(begin + 5*down)
+		if s.err == nil && (s.master() != first || s.enters != 3) {
+			s.failf("node %d is master after %d transitions, want node %d after 3", s.master().id, s.enters, first.id)
+		}
+		return s.err
+	})
 }
 
 // Nothing happens in a day in which nothing happens, and the adverts keep time.

@@ -17,6 +17,11 @@ func DownInterval(priority uint8, interval time.Duration, deadRatio int) time.Du
 	return time.Duration(deadRatio)*interval + SkewTime(priority, interval)
 }
 
+// Hesitation is how many down intervals a hesitant node waits before its first
+// promotion. Two nodes that were never in a cluster start like this, so that the
+// one that is not hesitant rules first.
+const Hesitation = 3
+
 const (
 	// HandOverLimit is how long a master that hands over waits for its
 	// successor before it stays master.

@@ -26,7 +26,7 @@ func oddTree(t *testing.T, top, content string) []string {
 		"not\xffutf8", "\xc3\xa4", "Z", "7", "\\#123", "*", "**",
 	}
 	dirs := []string{
-		".", "a", "a/b", "a/b/a", "a/b/a/c", "local", "local/a", "a/local", TempName, TempName + "/a", "a/" + TempName, "b", "b/a", "c", "c/a[b]c", "if_dir_conf", "if_dir:1_conf", "new\nline",
+		".", "a", "a/b", "a/b/a", "a/b/a/c", "local", "local/a", "a/local", TempName, TempName + "/a", "a/" + TempName, StageName, "a/b/" + StageName, "b", "b/a", "c", "c/a[b]c", "if_dir_conf", "if_dir:1_conf", "new\nline",
 	}
 	for _, dir := range dirs {
 		if err := os.MkdirAll(filepath.Join(top, dir), 0o755); err != nil {

@@ -14,10 +14,12 @@ import (
 // nodeDir is the directory at the top that is each node's own.
 const nodeDir = "local"
 
-// TempName is the name of the directory for rsync's temporary files. It stands
-// beside a tree, or in it where the tree is a file system of its own; it is part
-// of no set.
-const TempName = ".skudonet-ce-cluster.tmp"
+// Names of directories that stand beside a tree, or in it where the tree is a
+// file system of its own (package beside). They are part of no set.
+const (
+	TempName  = ".skudonet-ce-cluster.tmp" // for rsync's temporary files
+	StageName = ".skudonet-ce-cluster.new" // for what is to be put into the tree (package journal)
+)
 
 // nodeConf tells whether name is if_*_conf without a colon: a NIC's or VLAN's
 // own configuration. With a colon it is a virtual interface, which moves.
@@ -40,7 +42,8 @@ type Set struct {
 
 // New is the set of the configuration tree. A path is left out if any list
 // excludes it, or if it belongs to the node: "local" at the top, whatever it
-// is, and at any depth if_*_conf without a colon in the name, and TempName.
+// is, and at any depth if_*_conf without a colon in the name, TempName and
+// StageName.
 func New(lists ...List) *Set {
 	s := &Set{node: true}
 	for _, l := range lists {
@@ -77,7 +80,7 @@ func (s *Set) Skip(path string, dir bool) bool {
 		return false
 	}
 	name := path[strings.LastIndexByte(path, '/')+1:]
-	if s.node && (path == nodeDir || name == TempName || nodeConf(name)) {
+	if s.node && (path == nodeDir || name == TempName || name == StageName || nodeConf(name)) {
 		return true
 	}
 	for i := range s.lists {
@@ -95,7 +98,7 @@ func (s *Set) Skip(path string, dir bool) bool {
 func (s *Set) Args() []string {
 	rules := union(s.lists)
 	if s.node {
-		rules = slices.Concat([]rule{newRule(false, "/"+nodeDir), newRule(false, TempName)}, s.nodeRules(rules))
+		rules = slices.Concat([]rule{newRule(false, "/"+nodeDir), newRule(false, TempName), newRule(false, StageName)}, s.nodeRules(rules))
 	}
 	args := make([]string, 0, len(rules))
 	for _, r := range rules {

@@ -97,10 +97,11 @@ func (e *Entry) check() error {
 	return nil
 }
 
-// entry is an Entry without its path, which is the key of the map.
+// entry is an Entry without its path, which is the key of the map. A target is rare, so it is kept elsewhere: there
+// may be very many entries.
 type entry struct {
 	hash     Hash
-	target   string
+	target   *string // of a symlink
 	size     int64
 	uid, gid uint32
 	mode     uint16
@@ -114,7 +115,7 @@ func pack(e *Entry) entry {
 	case File:
 		c.mode, c.size, c.hash = uint16(e.Mode), e.Size, e.Hash
 	case Link:
-		c.target = e.Target
+		c.target = new(e.Target)
 	default:
 		c.mode = uint16(e.Mode)
 	}
@@ -122,10 +123,20 @@ func pack(e *Entry) entry {
 }
 
 func (c *entry) unpack(path string) Entry {
-	return Entry{
-		Path: path, Kind: c.kind, Mode: uint32(c.mode), UID: c.uid, GID: c.gid,
-		Size: c.size, Hash: c.hash, Target: c.target,
+	e := Entry{Path: path, Kind: c.kind, Mode: uint32(c.mode), UID: c.uid, GID: c.gid, Size: c.size, Hash: c.hash}
+	if c.target != nil {
+		e.Target = *c.target
 	}
+	return e
+}
+
+func (c *entry) equal(d *entry) bool {
+	if c.target == nil || d.target == nil {
+		return *c == *d
+	}
+	same := *d
+	same.target = c.target
+	return *c == same && *c.target == *d.target
 }
 
 // append writes the entry: its form on the wire, and what the digest is made
@@ -136,7 +147,7 @@ func (c *entry) append(b []byte, path string) []byte {
 	b = binary.AppendUvarint(b, uint64(c.uid))
 	b = binary.AppendUvarint(b, uint64(c.gid))
 	if c.kind == Link {
-		return appendText(b, c.target)
+		return appendText(b, *c.target)
 	}
 	b = binary.AppendUvarint(b, uint64(c.mode))
 	if c.kind == File {

@@ -34,7 +34,7 @@ func (m *Manifest) Set(e Entry) (changed bool) {
 	next := pack(&e)
 	c, known := m.entries[e.Path]
 	if known {
-		if *c == next {
+		if c.equal(&next) {
 			return false
 		}
 		m.leave(e.Path, c)

@@ -85,11 +85,11 @@ func (r *round) copy(ctx context.Context, stage *snapshot.Stage, p *part, files 
 		if len(batch) >= batchFiles || size >= batchBytes || big && i > 0 {
 			return batch, files[i:], nil
 		}
-		e, err := stage.Copy(p.Dir, path, true)
+		e, err := stage.Copy(snapshot.Root{Name: p.Name, Dir: p.Dir}, path, true)
 		for tries := 0; p.impatient[path] && errors.Is(err, snapshot.ErrBusy); tries++ {
 			// It may be free for moments only; if not, it is sent as it is.
 			time.Sleep(momentsApart)
-			e, err = stage.Copy(p.Dir, path, tries < moments)
+			e, err = stage.Copy(snapshot.Root{Name: p.Name, Dir: p.Dir}, path, tries < moments)
 		}
 		switch {
 		case err == nil:

@@ -14,6 +14,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
 	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
 	"github.com/skudonet/skudonet-ce-cluster/lib/tail"
+	"github.com/skudonet/skudonet-ce-cluster/lib/vector"
 )
 
 // Carrier connects to the peer over ssh, and rsync to the peer over that.
@@ -24,6 +25,8 @@ type Carrier struct {
 	Exclude string
 	Roots   []Root
 	Notice  func(string) // what of ssh_config is not honoured
+
+	Connect func(context.Context) (Line, error) // nil: over ssh
 
 	checked bool // our rsync; Dial's alone
 
@@ -36,6 +39,7 @@ type pushing struct {
 	ctx   context.Context
 	conn  *connection
 	root  string
+	why   peer.RsyncOptions
 	calls sync.WaitGroup // of -e programs
 	early *early         // for the first of them; the Carrier's mu guards this and the next
 	args  []string       // of the latest of them
@@ -58,18 +62,17 @@ func (c *Carrier) Dial(ctx context.Context) (Peer, error) {
 	if err := c.checkOurs(ctx); err != nil {
 		return nil, err
 	}
-	conn, err := remote.Dial(ctx, c.SSH)
-	var refused *remote.Error
-	if errors.As(err, &refused) {
-		c.notices(refused.Notices)
+	connect := c.Connect
+	if connect == nil {
+		connect = c.overSSH
 	}
+	line, err := connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c.notices(conn.Notices())
-	p := &connection{carrier: c, ssh: conn, stderr: tail.New(keptStderr), words: map[string][]string{}}
+	p := &connection{carrier: c, line: line, stderr: tail.New(keptStderr), words: map[string][]string{}}
 	if err := p.begin(ctx); err != nil {
-		conn.Close()
+		line.Close()
 		return nil, err
 	}
 	return p, nil
@@ -130,7 +133,7 @@ func (c *Carrier) Rsh(call *control.Call) {
 		if at.conn.Legacy() {
 			run = at.conn.plain
 		}
-		exit, err = run(at.ctx, at.root, call.Args, in, out, at.said)
+		exit, err = run(at, call.Args, in, out)
 	}
 	if err == nil && exit != 0 {
 		text, remedy := rsync.Explain(exit, at.said.String())
@@ -143,11 +146,11 @@ func (c *Carrier) Rsh(call *control.Call) {
 	}
 }
 
-// connection is a Peer over ssh.
+// connection is a Peer over a Line.
 type connection struct {
 	carrier *Carrier
-	ssh     *remote.Conn
-	session *remote.Session
+	line    Line
+	session *Program
 	client  *peer.Client // nil: legacy
 	hello   peer.Hello
 	stderr  *tail.Buffer
@@ -155,7 +158,7 @@ type connection struct {
 }
 
 func (p *connection) begin(ctx context.Context) error {
-	session, err := p.ssh.Start(p.carrier.Command)
+	session, err := p.line.Start(p.carrier.Command)
 	if err != nil {
 		return err
 	}
@@ -198,8 +201,20 @@ func (p *connection) begin(ctx context.Context) error {
 func (p *connection) Hello() peer.Hello { return p.hello }
 func (p *connection) Legacy() bool      { return p.client == nil }
 
-func (p *connection) Digest(ctx context.Context, r peer.DigestRequest) ([]peer.RootDigest, error) {
+func (p *connection) Digest(ctx context.Context, r peer.DigestRequest) (peer.DigestAnswer, error) {
 	return p.client.Digest(ctx, r)
+}
+
+func (p *connection) Standing(ctx context.Context) (peer.Standing, error) {
+	return p.client.Standing(ctx)
+}
+
+func (p *connection) Renew(ctx context.Context, why string) (vector.ID, error) {
+	return p.client.Renew(ctx, why)
+}
+
+func (p *connection) Keep(ctx context.Context, r peer.KeepRequest) (peer.Kept, error) {
+	return p.client.Keep(ctx, r)
 }
 
 func (p *connection) Manifest(ctx context.Context, root string) (*manifest.Manifest, error) {
@@ -209,13 +224,13 @@ func (p *connection) Manifest(ctx context.Context, root string) (*manifest.Manif
 // Done is that of the session, which ends with the connection.
 func (p *connection) Done() <-chan struct{} {
 	if p.Legacy() {
-		return p.ssh.Done()
+		return p.line.Done()
 	}
 	return p.client.Done()
 }
 
 func (p *connection) Err() error {
-	if err := p.ssh.Err(); err != nil {
+	if err := p.line.Err(); err != nil {
 		return err
 	}
 	if p.client != nil {
@@ -234,30 +249,40 @@ func (p *connection) Close() error {
 		p.client.Close()
 		p.session.Close()
 	}
-	return p.ssh.Close()
+	return p.line.Close()
 }
 
 // farewell is the time that the other half has to end by itself after ours has failed.
 const farewell = time.Second
 
-// Push runs rsync, whose -e program finds this connection. When our half has
+// Push runs rsync to the peer.
+func (p *connection) Push(ctx context.Context, t Transfer) error {
+	job := rsync.Job{Source: t.Source, Files: t.Files, Whole: t.Whole}
+	if job.Whole {
+		job.Filters, job.TempDir = t.Set.Args(), p.carrier.temp(t.Root)
+	}
+	return p.transfer(ctx, t.Root, job, peer.RsyncOptions{Keep: t.Keep})
+}
+
+// Fetch runs rsync from the peer.
+func (p *connection) Fetch(ctx context.Context, root string, files []string, into string) error {
+	return p.transfer(ctx, root, rsync.Job{Source: into, Files: files, Fetch: true}, peer.RsyncOptions{Fetch: true})
+}
+
+// transfer runs rsync, whose -e program finds this connection. When our half has
 // ended well, everything is in its place, for it has heard the other half's last
 // word; that one would go on sleeping for a moment, so it is ended.
-func (p *connection) Push(ctx context.Context, t Transfer) error {
+func (p *connection) transfer(ctx context.Context, root string, job rsync.Job, why peer.RsyncOptions) error {
 	carrying, end := context.WithCancel(ctx)
 	defer end()
-	at := &pushing{ctx: carrying, conn: p, root: t.Root, said: tail.New(keptStderr)}
+	at := &pushing{ctx: carrying, conn: p, root: root, why: why, said: tail.New(keptStderr)}
 	c := p.carrier
 	c.mu.Lock()
-	if !p.Legacy() {
+	if !p.Legacy() && !job.Fetch {
 		at.early = p.ahead(at)
 	}
 	c.at = at
 	c.mu.Unlock()
-	job := rsync.Job{Source: t.Source, Files: t.Files, Whole: t.Whole}
-	if job.Whole {
-		job.Filters, job.TempDir = t.Set.Args(), c.temp(t.Root)
-	}
 	_, err := c.Rsync.Run(ctx, job)
 	c.mu.Lock()
 	early := at.early // nobody took it
@@ -278,7 +303,9 @@ func (p *connection) Push(ctx context.Context, t Transfer) error {
 	if err == nil && p.Legacy() {
 		return at.err // Nobody ended it, so its own exit status counts.
 	} else if err == nil {
-		p.words[t.Root] = at.args
+		if !job.Fetch {
+			p.words[root] = at.args
+		}
 		return nil
 	}
 	if at.err != nil && !errors.Is(at.err, context.Canceled) {
@@ -295,6 +322,6 @@ func (p *connection) Push(ctx context.Context, t Transfer) error {
 // half knows why.
 const lostPipes = 12
 
-func (p *connection) rsync(ctx context.Context, root string, args []string, in io.Reader, out, errs io.Writer) (int, error) {
-	return p.client.Rsync(ctx, root, args, in, out, errs)
+func (p *connection) rsync(at *pushing, args []string, in io.Reader, out io.Writer) (int, error) {
+	return p.client.Rsync(at.ctx, at.root, args, at.why, in, out, at.said)
 }

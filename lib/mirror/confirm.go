@@ -11,41 +11,18 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 )
 
-// compare asks the peer what it has, and wants everything sent that differs.
-func (r *round) compare(ctx context.Context, w work, parts []*part) error {
-	r.say("comparing all files with the peer")
-	answers, err := askDigest(ctx, w.peer, r.request(parts, true, w.read), wholeLimit)
-	if err != nil {
-		return err
-	}
-	for _, p := range parts {
-		a, ok := p.answer(answers)
-		if !ok {
-			continue
-		}
-		p.refuse(a.Problems)
-		p.digest = p.own()
-		if p.equal(a) {
-			clear(p.wanted)
-			clear(p.before)
-			continue
-		}
-		if err := p.differences(ctx, w.peer, !w.fresh); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // verify has the peer remove and look, and compares. It tells whether there is
 // something to repair, which is then wanted.
 func (r *round) verify(ctx context.Context, with Peer, parts []*part, try int, res *result) (again bool, err error) {
-	answers, err := askDigest(ctx, with, r.request(parts, false, false), answerLimit)
+	req := r.request(parts, false, false)
+	req.Commit = r.commit(parts)
+	answer, err := askDigest(ctx, with, req, answerLimit)
 	if err != nil {
 		return false, err
 	}
+	r.committed(req.Commit, answer)
 	for _, p := range parts {
-		a, ok := p.answer(answers)
+		a, ok := p.answer(answer.Roots)
 		if !ok {
 			continue
 		}
@@ -64,7 +41,11 @@ func (r *round) verify(ctx context.Context, with Peer, parts []*part, try int, r
 			continue
 		}
 		for path := range p.wanted {
-			p.fail(path)
+			if _, refused := p.refused[path]; p.repairs[path] && p.said == nil && !refused {
+				r.unrepaired(p, path)
+			} else {
+				p.fail(path)
+			}
 		}
 		clear(p.wanted)
 	}
@@ -77,13 +58,24 @@ func (p *part) differences(ctx context.Context, with Peer, repair bool) error {
 	changed := maps.Clone(p.wanted)
 	limited, cancel := limit(ctx, wholeLimit)
 	defer cancel()
-	theirs, err := with.Manifest(limited, p.Name)
-	if err != nil {
+	var err error
+	if p.theirs, err = with.Manifest(limited, p.Name); err != nil {
 		return err
 	}
+	p.want(manifest.Diff(p.theirs, p.tree.Manifest()))
+	for path := range p.wanted {
+		if repair && !changed[path] {
+			p.repairs[path] = true
+		}
+	}
+	return nil
+}
+
+// want wants these differences sent, and nothing else.
+func (p *part) want(list []manifest.Change) {
 	clear(p.wanted)
 	clear(p.before)
-	for _, c := range manifest.Diff(theirs, p.tree.Manifest()) {
+	for _, c := range list {
 		if p.excepted(c.Path) {
 			continue
 		}
@@ -91,11 +83,7 @@ func (p *part) differences(ctx context.Context, with Peer, repair bool) error {
 		if c.From != nil {
 			p.before[c.Path] = *c.From
 		}
-		if repair && !changed[c.Path] {
-			p.repairs[c.Path] = true
-		}
 	}
-	return nil
 }
 
 func (p *part) own() manifest.Digest {
@@ -110,13 +98,54 @@ func (p *part) equal(a peer.RootDigest) bool {
 
 // request asks for all digests, and to look again at what was sent.
 func (r *round) request(parts []*part, full, read bool) (req peer.DigestRequest) {
+	req.Set = r.set
 	for _, p := range parts {
 		except, _ := p.exceptions()
 		look := peer.Look{Root: p.Name, Full: full, Read: read, Paths: peerNames(p.sent), Remove: p.gone,
-			Except: peerNames(except)}
+			Except: peerNames(except), Keep: r.keeping(p.gone)}
 		req.Roots = append(req.Roots, look)
 	}
 	return req
+}
+
+// keeping is what the peer archives before a removal.
+func (r *round) keeping(gone []peer.Removal) *peer.Keeping {
+	if len(gone) == 0 {
+		return nil
+	}
+	return r.keep
+}
+
+// commit has the peer record that its trees are what our vector stands for. It is
+// nil if there is nothing new to record, or if we have not recorded it ourselves.
+func (r *round) commit(parts []*part) *peer.Commit {
+	if !r.book.due() && !r.resolved {
+		return nil
+	}
+	for _, p := range parts {
+		if len(p.except) > 0 || p.trouble != nil {
+			return nil
+		}
+	}
+	if err := r.book.wait(); err != nil {
+		t := recordTrouble(err)
+		r.cfg.Troubles.Advise("record", t.Text, t.Remedy)
+		return nil
+	}
+	r.cfg.Troubles.Clear("record")
+	if !r.book.clean(parts, r.set) {
+		return nil // It has changed again meanwhile; the next round's vector stands for that.
+	}
+	return &peer.Commit{Vector: r.book.record.Vector, Digests: digests(parts), Set: r.set, Waiting: r.waiting}
+}
+
+func (r *round) committed(asked *peer.Commit, answer peer.DigestAnswer) {
+	if asked == nil {
+		return
+	}
+	if answer.Committed {
+		r.book.theirs, r.resolved = asked.Vector, false
+	}
 }
 
 func peerNames(paths []string) []peer.Name {
@@ -190,7 +219,7 @@ func limit(ctx context.Context, d time.Duration) (context.Context, context.Cance
 	return context.WithTimeoutCause(ctx, d, fmt.Errorf("skd-inotify there has not answered for %v", d))
 }
 
-func askDigest(ctx context.Context, p Peer, q peer.DigestRequest, d time.Duration) ([]peer.RootDigest, error) {
+func askDigest(ctx context.Context, p Peer, q peer.DigestRequest, d time.Duration) (peer.DigestAnswer, error) {
 	ctx, cancel := limit(ctx, d)
 	defer cancel()
 	return p.Digest(ctx, q)

@@ -27,11 +27,13 @@ func (p *connection) ahead(at *pushing) *early {
 	if args == nil {
 		return nil
 	}
+	mine := &pushing{root: at.root, why: at.why, said: at.said}
 	ctx, cancel := context.WithCancel(at.ctx)
+	mine.ctx = ctx
 	e := &early{args: args, in: newLate(), out: newLate(), cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(e.done)
-		e.exit, e.err = p.rsync(ctx, at.root, args, &e.in, &e.out, at.said)
+		e.exit, e.err = p.rsync(mine, args, &e.in, &e.out)
 		e.in.Close()
 		e.out.Close()
 	}()

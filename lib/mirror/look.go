@@ -24,6 +24,11 @@ func (r *round) look(ctx context.Context, i int, w work) (*part, error) {
 	for _, path := range rw.leave {
 		p.except[path] = true
 	}
+	if !w.full {
+		for path := range r.stubborn.alone[p.Name] {
+			p.except[path] = true
+		}
+	}
 	report, err := p.see(ctx, w, r.known[i], slices.Concat(rw.ready, rw.overdue))
 	if r.known[i] = err == nil; err != nil {
 		return nil, err

@@ -8,6 +8,12 @@
 // has the same (confirm.go). The Peer over ssh is in carrier.go and early.go; for
 // one without our program there are legacy.go and plain.go.
 //
+// A round that compares everything first asks whose configuration counts (meet.go):
+// that may be the peer's (adopt.go), or both nodes ruled apart (conflict.go). What
+// this node's tree stands for is in the record (book.go), which is raised with each
+// change, also while the peer is away (alone.go). Replaced files come back from
+// archives (restore.go).
+//
 // What must be sent again is never forgotten: a path leaves the engine only when
 // the digests of both nodes were equal with it, and after a round that broke, or
 // a connection that was lost, everything is compared.
@@ -16,29 +22,38 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/tree"
 	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
+	"github.com/skudonet/skudonet-ce-cluster/lib/vector"
 )
 
 // Peer is the other node, connected.
 type Peer interface {
 	Hello() peer.Hello
 	Legacy() bool // no skd-inotify there: only Push works, and nothing can be compared
-	Digest(context.Context, peer.DigestRequest) ([]peer.RootDigest, error)
+	Standing(context.Context) (peer.Standing, error)
+	Renew(ctx context.Context, why string) (vector.ID, error)
+	Keep(context.Context, peer.KeepRequest) (peer.Kept, error)
+	Digest(context.Context, peer.DigestRequest) (peer.DigestAnswer, error)
 	Manifest(ctx context.Context, root string) (*manifest.Manifest, error)
 	// Push runs rsync. An *rsync.Failure says that it did not carry everything.
 	Push(context.Context, Transfer) error
+	// Fetch has rsync bring files of a root into a directory.
+	Fetch(ctx context.Context, root string, files []string, into string) error
 	Done() <-chan struct{}
 	Err() error
 	Close() error
@@ -51,6 +66,7 @@ type Transfer struct {
 	Files  []string // below Source
 	Whole  bool     // instead: everything of Set, and what is not there is removed
 	Set    *fileset.Set
+	Keep   *peer.Keeping // what the peer archives before
 }
 
 // Root is a directory to replicate.
@@ -65,7 +81,21 @@ type Config struct {
 	Roots   []Root // in the order of the watcher's
 	Exclude string // $exclude
 	Peer    string // address, for words
+	Local   string // this node's, as the peer names it
 	Version string
+
+	StateDir    string // for an adoption that is under way
+	Record      ledger.Record
+	Store       func(ledger.Record) error // puts the record on the disk
+	Archives    *archive.Store
+	Limits      archive.Limits
+	Holder      func() bool   // the tree has $cluster_ip as a virtual interface
+	Skudonet    string        // its version here, "" if unknown
+	Established bool          // the node was compared with its peer since its promotion, by an earlier run
+	GiveUp      time.Duration // how long that comparison is waited for
+	OnEstablish func()
+	Owe         func() error     // notes that Skudonet has to apply a tree that is being replaced
+	Apply       func(why string) // has it do so; does not wait
 
 	MemoryStage string // directory for snapshots, on a tmpfs
 	DiskStage   string // the same for large ones, and for when the other is full
@@ -127,7 +157,11 @@ type Engine struct {
 	sending  status.Moment // of those that a round has, or that were not confirmed
 	flying   work          // of the round at work
 	waiters  []*waiter
+	errands  []*errand
 	done     chan result
+
+	established bool // see package reconcile
+	confirmed   bool // an admin has confirmed what would not be sent otherwise
 
 	state     status.Replicator
 	stale     bool          // state has changed since it was published
@@ -148,6 +182,7 @@ type root struct {
 // waiter wants to know when both nodes have the same.
 type waiter struct {
 	full    bool // after a comparison of everything
+	confirm bool // whatever looks odd
 	started bool // the round in question is at work
 	answer  chan error
 }
@@ -160,6 +195,7 @@ type (
 		err  error
 	}
 	given struct{ *waiter }
+	asked struct{} // to compare everything
 )
 
 // New makes an engine. Nothing happens before Run.
@@ -169,6 +205,7 @@ func New(c Config) *Engine {
 		e.roots = append(e.roots, &root{Root: r, settler: tree.Settler{Quiet: quiet}, forced: map[string]bool{}, parked: map[string]string{}})
 	}
 	e.round = newRound(e)
+	e.established = c.Established
 	e.state = status.Replicator{Version: c.Version, Started: status.Now()}
 	e.state.Peer.Address = c.Peer
 	return e
@@ -188,19 +225,26 @@ func (e *Engine) Poke() {
 }
 
 // Sync compares everything, sends what differs, and returns when both nodes have
-// the same, or with what is in the way.
-func (e *Engine) Sync(ctx context.Context, progress func(string)) error {
+// the same, or with what is in the way. With confirm also that is sent which an
+// admin had to confirm.
+func (e *Engine) Sync(ctx context.Context, confirm bool, progress func(string)) error {
 	e.Poke()
-	return e.wait(ctx, true, progress)
+	return e.wait(ctx, &waiter{full: true, confirm: confirm}, progress)
 }
 
 // Flush returns when everything seen so far is on the peer.
 func (e *Engine) Flush(ctx context.Context) error {
-	return e.wait(ctx, false, func(string) {})
+	return e.wait(ctx, new(waiter), func(string) {})
 }
 
-func (e *Engine) wait(ctx context.Context, full bool, progress func(string)) error {
-	w := &waiter{full: full, answer: make(chan error, 1)}
+// Compare has everything compared, without waiting for it.
+func (e *Engine) Compare() {
+	e.Poke()
+	e.post(asked{})
+}
+
+func (e *Engine) wait(ctx context.Context, w *waiter, progress func(string)) error {
+	w.answer = make(chan error, 1)
 	e.post(given{w})
 	said := ""
 	tick := time.NewTicker(publishGap)
@@ -258,6 +302,9 @@ func (e *Engine) Run(ctx context.Context) {
 		for _, w := range e.waiters {
 			w.answer <- errStopped
 		}
+		for _, x := range e.errands {
+			x.answer <- outcome{err: errStopped}
+		}
 	}()
 	e.full = true
 	timer := time.NewTimer(0)
@@ -297,6 +344,11 @@ func (e *Engine) collect() {
 			e.down(m)
 		case given:
 			e.waiters = append(e.waiters, m.waiter)
+			e.confirmed = e.confirmed || m.confirm
+		case asked:
+			e.compare(true)
+		case *errand:
+			e.errands = append(e.errands, m)
 		}
 	}
 }
@@ -337,6 +389,9 @@ func (e *Engine) up(p Peer) {
 	}
 	e.cfg.Troubles.Clear("weak")
 	e.cfg.Log.Info("connected to the peer "+e.cfg.Peer, "version", h.Version, "role", h.Role, "rsync", h.Rsync)
+	for _, text := range h.Notices {
+		e.cfg.Log.Warn("the peer " + e.cfg.Peer + " says: " + text)
+	}
 }
 
 func (e *Engine) down(m disconnected) {
@@ -387,6 +442,20 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 		return long
 	}
 	now := e.now()
+	if len(e.errands) > 0 {
+		e.run(ctx, work{errand: e.errands[0], began: time.Now(), roots: make([]rootWork, len(e.roots))})
+		e.errands = e.errands[1:]
+		e.compare(false)
+		return long
+	}
+	if !e.established && now >= e.cfg.GiveUp {
+		e.cfg.Log.Info(fmt.Sprintf("the peer %s was not reached for %s since this node became master: from here on this node's configuration counts", e.cfg.Peer, e.cfg.GiveUp))
+		e.establish()
+	}
+	if e.peer == nil && !e.established {
+		e.answer(func(w *waiter) bool { return !w.full }, e.notConnected())
+		return e.cfg.GiveUp - now
+	}
 	hurry, wantFull := false, false
 	for _, w := range e.waiters {
 		if !w.started {
@@ -398,9 +467,9 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 	if wantFull {
 		e.compare(true)
 	}
-	if e.peer == nil { // The connection wakes us; what is pending stays where it is.
-		e.answer(func(w *waiter) bool { return !w.full }, errors.New("the peer "+e.cfg.Peer+" is not connected"))
-		return long
+	if e.peer == nil { // Those who wait for the peer wait for the connection.
+		e.answer(func(w *waiter) bool { return !w.full }, e.notConnected())
+		hurry = false
 	}
 	at := e.due(now)
 	if hurry {
@@ -409,7 +478,7 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 	if at > now {
 		return at - now
 	}
-	if e.peer.Legacy() && e.verify > 0 && now >= e.verify {
+	if e.peer != nil && e.peer.Legacy() && e.verify > 0 && now >= e.verify {
 		e.verify = now + e.cfg.Verify
 		e.renewing = true // The next connection sees whether it has been upgraded.
 		e.peer.Close()
@@ -419,8 +488,13 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 	if w.empty() && !w.full {
 		return max(time.Millisecond, e.due(now)-now)
 	}
-	for _, waiter := range e.waiters {
-		waiter.started = true
+	if e.peer != nil {
+		for _, waiter := range e.waiters {
+			waiter.started = true
+		}
+		if w.full {
+			w.confirmed, e.confirmed = e.confirmed, false
+		}
 	}
 	if w.full {
 		e.cfg.Refresh()
@@ -429,10 +503,26 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 		e.sending = e.oldest
 	}
 	e.oldest = status.Moment{}
+	e.run(ctx, w)
+	return long
+}
+
+// run has a round at work.
+func (e *Engine) run(ctx context.Context, w work) {
 	ctx, e.running = context.WithCancel(ctx)
 	e.stale, e.flying = true, w
 	go func() { e.done <- e.round.do(ctx, w) }()
-	return long
+}
+
+func (e *Engine) notConnected() error {
+	return errors.New("the peer " + e.cfg.Peer + " is not connected")
+}
+
+func (e *Engine) establish() {
+	if !e.established {
+		e.established = true
+		e.cfg.OnEstablish()
+	}
 }
 
 // due is when the next round should begin.
@@ -470,7 +560,7 @@ func (e *Engine) gather(now time.Duration, hurry bool) work {
 	for _, r := range e.roots {
 		e.full = e.full || r.away && now >= r.retry
 	}
-	w := work{peer: e.peer, full: e.full, read: e.full && e.read, fresh: e.fresh, began: time.Now()}
+	w := work{peer: e.peer, full: e.full, read: e.full && e.read, fresh: e.fresh, established: e.established, began: time.Now()}
 	e.full, e.read, e.burst.from, e.burst.last = false, false, 0, 0
 	for _, r := range e.roots {
 		var rw rootWork
@@ -533,6 +623,9 @@ func (e *Engine) finished(r result) {
 	e.said = ""
 	e.mu.Unlock()
 	e.state.Runs += r.runs
+	if r.errand {
+		return
+	}
 	if r.err != nil {
 		e.broken(now, r)
 		return
@@ -543,16 +636,22 @@ func (e *Engine) finished(r result) {
 		e.verify = at
 	}
 	e.fresh = e.fresh && !(r.full && r.peer == e.peer)
+	if r.met || r.peer != nil && r.peer.Legacy() {
+		e.establish()
+	}
+	if r.adopted {
+		e.cfg.Apply("the configuration of the peer was taken over")
+	}
 	failed := append(e.troubled(now, r), e.keep(now, r)...)
 	e.report(r)
 	for i := range r.roots {
-		if !e.state.Peer.Weak && r.roots[i].trouble == nil {
+		if r.peer != nil && !e.state.Peer.Weak && r.roots[i].trouble == nil {
 			e.noteRoot(i, r.roots[i])
 		}
 	}
 	if !slices.ContainsFunc(e.roots, func(r *root) bool { return len(r.forced) > 0 || r.away }) {
 		e.sending = status.Moment{}
-		if !e.state.Peer.Weak {
+		if r.peer != nil && !e.state.Peer.Weak {
 			e.state.InStepAt = status.Now()
 		}
 	} else if e.sending.IsZero() {
@@ -585,16 +684,27 @@ func (e *Engine) broken(now time.Duration, r result) {
 			w.started = false
 		}
 	}
-	select {
-	case <-r.peer.Done(): // The connection's end says more.
+	if r.peer != nil {
+		select {
+		case <-r.peer.Done(): // The connection's end says more.
+			return
+		default:
+		}
+	}
+	if r.peer != nil && r.peer == e.peer && errors.Is(r.err, peer.ErrMaster) {
+		e.renewing = true // Without the connection, what changes here is recorded. The next one is refused, and says why.
+		e.peer.Close()
 		return
-	default:
 	}
 	if errors.Is(r.err, context.Canceled) {
 		return
 	}
 	words, remedy := explain(r.err)
-	e.cfg.Troubles.Advise("round", "replication to "+e.cfg.Peer+" failed: "+words, remedy)
+	prefix := "replication to " + e.cfg.Peer + " failed: "
+	if r.peer == nil {
+		prefix = "changes cannot be recorded: "
+	}
+	e.cfg.Troubles.Advise("round", prefix+words, remedy)
 	e.answer(func(w *waiter) bool { return w.started }, errors.New(words+andRemedy(remedy)))
 }
 

@@ -17,7 +17,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 	"github.com/skudonet/skudonet-ce-cluster/lib/remote"
@@ -26,6 +28,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/tree"
 	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
+	"github.com/skudonet/skudonet-ce-cluster/lib/vector"
 )
 
 // world is an engine in virtual time with two real trees. The peer's half is
@@ -48,11 +51,20 @@ type world struct {
 	pushes     []push
 	pushTakes  time.Duration
 	refuse     func(path string) error // of the peer, for a file
-	disturb    func()                  // after each push
+	disturb    func()                  // after each transfer
 	peer       *fakePeer
 	blind      error
 	state      status.Replicator
 	roundError error
+	standing   peer.Standing // of the peer's node
+	kept       []peer.KeepRequest
+	keepings   []peer.Keeping
+	record     ledger.Record // of ours, on the disk
+	storeError error
+	archives   *archive.Store
+	config     Config
+	applied    int
+	base       string
 }
 
 type push struct {
@@ -78,24 +90,35 @@ func play(t *testing.T, change func(*world), test func(*world)) {
 	t.Helper()
 	base := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, ours: filepath.Join(base, "ours"), theirs: filepath.Join(base, "theirs"), began: time.Now()}
+		w := &world{t: t, base: base, ours: filepath.Join(base, "ours"), theirs: filepath.Join(base, "theirs"), began: time.Now()}
+		w.record = ledger.Record{ID: vector.NewID(), Vector: vector.Vector{}}
+		w.standing = peer.Standing{ID: vector.NewID(), Vector: vector.Vector{}, Holder: true}
+		w.must(os.Mkdir(filepath.Join(base, "state"), 0o700))
+		var err error
+		w.archives, err = archive.Open(filepath.Join(base, "state"))
+		w.must(err)
 		w.hello = peer.Hello{Protocol: 1, Version: "1", Role: status.Backup, Rsync: "3.2.7"}
 		for _, dir := range []string{w.ours, w.theirs} {
 			w.must(os.Mkdir(dir, 0o755))
 			w.must(os.WriteFile(filepath.Join(dir, "global.conf"), []byte("$x=1;\n"), 0o644))
 		}
-		if change != nil {
-			change(w)
-		}
 		log := slog.New(slog.NewTextHandler(w, nil))
-		w.engine = New(Config{
+		w.config = Config{
+			Local: "us", StateDir: filepath.Join(base, "state"), Archives: w.archives, Limits: archive.Limits{Keep: 50, Age: time.Hour, Bytes: 1 << 30},
+			Store: w.store, Holder: func() bool { return true }, GiveUp: time.Minute, OnEstablish: func() {},
+			Owe: func() error { return nil }, Apply: func(string) { locked(w, func() any { w.applied++; return nil }) },
 			Roots: []Root{{Name: peer.ConfigRoot, Dir: w.ours}}, Peer: "peer", Version: "1",
 			MemoryStage: filepath.Join(base, "stage"), DiskStage: filepath.Join(base, "disk"), Verify: 5 * time.Minute,
 			Dial: w.dial, Refresh: func() {},
 			Blind:   func() error { return locked(w, func() error { return w.blind }) },
 			Publish: func(s status.Replicator) { locked(w, func() any { w.state = s; return nil }) },
 			Log:     log, Troubles: trouble.New(log),
-		})
+		}
+		if change != nil {
+			change(w)
+		}
+		w.config.Record = w.record
+		w.engine = New(w.config)
 		w.mu.Lock()
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
@@ -133,7 +156,16 @@ func (w *world) pass(d time.Duration) {
 func (w *world) sync() error {
 	w.mu.Unlock()
 	defer w.mu.Lock()
-	return w.engine.Sync(w.t.Context(), func(string) {})
+	return w.engine.Sync(w.t.Context(), false, func(string) {})
+}
+
+func (w *world) store(r ledger.Record) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.storeError == nil {
+		w.record = r
+	}
+	return w.storeError
 }
 
 func (w *world) flush(ctx context.Context) error {
@@ -225,18 +257,21 @@ func (p *fakePeer) lose() {
 	p.Close()
 }
 
-func (p *fakePeer) Digest(ctx context.Context, q peer.DigestRequest) ([]peer.RootDigest, error) {
+func (p *fakePeer) Digest(ctx context.Context, q peer.DigestRequest) (peer.DigestAnswer, error) {
 	select {
 	case <-p.done:
-		return nil, p.err
+		return peer.DigestAnswer{}, p.err
 	default:
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.roundError != nil {
-		return nil, p.roundError
+		return peer.DigestAnswer{}, p.roundError
 	}
 	look := q.Roots[0]
+	if look.Keep != nil {
+		p.keepings = append(p.keepings, *look.Keep)
+	}
 	d := peer.RootDigest{Root: look.Root, Role: status.Backup, Walked: true}
 	slices.SortFunc(look.Remove, func(a, b peer.Removal) int { return bytes.Compare(b.Path, a.Path) })
 	for _, r := range look.Remove {
@@ -252,7 +287,53 @@ func (p *fakePeer) Digest(ctx context.Context, q peer.DigestRequest) ([]peer.Roo
 		except = append(except, string(name))
 	}
 	d.Digest, d.Entries = p.tree.Manifest().DigestExcept(except), p.tree.Manifest().Len()
-	return []peer.RootDigest{d}, nil
+	whole := p.tree.Manifest().Digest()
+	a := peer.DigestAnswer{}
+	if q.Commit != nil && q.Commit.Digests[look.Root] == whole {
+		p.standing.Vector, p.standing.Waiting, a.Committed = q.Commit.Vector, q.Commit.Waiting, true
+		p.standing.Trees = map[string]ledger.Tree{look.Root: {Digest: whole, Set: q.Commit.Set}}
+	}
+	d.Touched = p.standing.Trees[look.Root] != ledger.Tree{Digest: whole, Set: q.Set}
+	a.Roots = []peer.RootDigest{d}
+	return a, nil
+}
+
+func (p *fakePeer) Standing(context.Context) (peer.Standing, error) {
+	return locked(p.world, func() peer.Standing { return p.standing }), nil
+}
+
+func (p *fakePeer) Renew(context.Context, string) (vector.ID, error) {
+	return locked(p.world, func() vector.ID { p.standing.ID = vector.NewID(); return p.standing.ID }), nil
+}
+
+func (p *fakePeer) Keep(_ context.Context, q peer.KeepRequest) (peer.Kept, error) {
+	return locked(p.world, func() peer.Kept { p.kept = append(p.kept, q); return peer.Kept{Name: "kept"} }), nil
+}
+
+func (p *fakePeer) Fetch(_ context.Context, root string, files []string, into string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, path := range files {
+		info, err := os.Lstat(filepath.Join(p.theirs, path))
+		if err != nil {
+			return &rsync.Failure{Exit: 23, Text: err.Error()}
+		}
+		to := filepath.Join(into, path)
+		if info.IsDir() {
+			err = os.MkdirAll(to, info.Mode().Perm())
+		} else {
+			var text []byte
+			text, err = os.ReadFile(filepath.Join(p.theirs, path))
+			err = errors.Join(err, os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, text, info.Mode().Perm()), os.Chmod(to, info.Mode().Perm()))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if p.disturb != nil {
+		p.disturb()
+	}
+	return nil
 }
 
 func (p *fakePeer) Manifest(context.Context, string) (*manifest.Manifest, error) {
@@ -266,6 +347,9 @@ func (p *fakePeer) Manifest(context.Context, string) (*manifest.Manifest, error)
 func (p *fakePeer) Push(ctx context.Context, t Transfer) error {
 	p.mu.Lock()
 	p.pushes = append(p.pushes, push{p.now(), t.Files, t.Whole})
+	if t.Keep != nil {
+		p.keepings = append(p.keepings, *t.Keep)
+	}
 	takes := p.pushTakes
 	p.mu.Unlock()
 	select {
@@ -686,7 +770,7 @@ func TestSyncWaitsForAFileBeingWritten(t *testing.T) {
 		fmt.Fprint(f, "half")
 		w.engine.Changed(tree.Event{Path: "slow"})
 		answer := make(chan error, 1)
-		go func() { answer <- w.engine.Sync(w.t.Context(), func(string) {}) }()
+		go func() { answer <- w.engine.Sync(w.t.Context(), false, func(string) {}) }()
 		w.pass(time.Second)
 		select {
 		case err := <-answer:

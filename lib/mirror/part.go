@@ -14,7 +14,10 @@ import (
 type part struct {
 	Root
 	index      int
-	trouble    error // of this root on the peer: it is left alone
+	trouble    error // of this root: it is left alone
+	postponed  bool  // because of another root's trouble
+	same       bool  // before anything was sent
+	theirs     *manifest.Manifest
 	tree       *scan.Tree
 	impatient  map[string]bool // send also while they are being written
 	before     map[string]manifest.Entry

@@ -17,25 +17,25 @@ import (
 
 // plain runs rsync's other half in a session of its own, on a peer without our
 // program.
-func (p *connection) plain(ctx context.Context, root string, args []string, in io.Reader, out, errs io.Writer) (int, error) {
+func (p *connection) plain(at *pushing, args []string, in io.Reader, out io.Writer) (int, error) {
 	var words []string
 	for _, a := range args[1:] { // without the host
 		words = append(words, shell.Quote(a))
 	}
-	dir, temp := shell.Quote(p.carrier.dir(root)), shell.Quote(p.carrier.temp(root))
-	session, err := p.ssh.Start(fmt.Sprintf("cd %s && mkdir -p -m 700 %s && echo && echo %s && { %s; e=$?; rm -rf %[2]s; exit $e; }",
+	dir, temp := shell.Quote(p.carrier.dir(at.root)), shell.Quote(p.carrier.temp(at.root))
+	session, err := p.line.Start(fmt.Sprintf("cd %s && mkdir -p -m 700 %s && echo && echo %s && { %s; e=$?; rm -rf %[2]s; exit $e; }",
 		dir, temp, shell.Quote(plainMark), strings.Join(words, " ")))
 	if err != nil {
 		return 0, err
 	}
 	defer session.Close()
-	defer context.AfterFunc(ctx, func() { session.Close() })()
+	defer context.AfterFunc(at.ctx, func() { session.Close() })()
 	go func() {
 		io.Copy(session.Stdin, in)
 		session.Stdin.Close()
 	}()
 	var copying sync.WaitGroup
-	copying.Go(func() { io.Copy(errs, session.Stderr) })
+	copying.Go(func() { io.Copy(at.said, session.Stderr) })
 	copying.Go(func() { io.Copy(out, marked(session.Stdout)) })
 	exit, err := session.Wait()
 	copying.Wait()

@@ -2,12 +2,16 @@ package mirror
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
@@ -16,12 +20,15 @@ import (
 
 // work is what one round shall do.
 type work struct {
-	peer  Peer
-	full  bool // compare everything
-	read  bool // and read it
-	fresh bool // for the first time since the peer was reached
-	began time.Time
-	roots []rootWork
+	peer        Peer // nil: there is none, so changes are only recorded
+	full        bool // compare everything
+	read        bool // and read it
+	fresh       bool // for the first time since the peer was reached
+	established bool
+	confirmed   bool // an admin wants it, however odd it looks
+	errand      *errand
+	began       time.Time
+	roots       []rootWork
 }
 
 type rootWork struct {
@@ -47,6 +54,9 @@ type result struct {
 	full    bool
 	fresh   bool
 	partial bool // the peer has looked at the changed paths only
+	errand  bool // it was one
+	met     bool // it was decided whose configuration counts
+	adopted bool // it was the peer's
 	runs    uint64
 	took    time.Duration
 	changes []change // that are on the peer now
@@ -79,17 +89,39 @@ type round struct {
 	trees  []*scan.Tree
 	known  []bool                      // the tree's manifest is whole
 	held   []map[string]manifest.Entry // what the peer has of files that are being written
-	agree  string                      // the peer's $exclude that the trees were made with
+	agree  string                      // both $exclude that the trees were made with
+	set    string                      // name of the set of files that they make
 	stages map[string]*snapshot.Stage
+
+	book     *book
+	met      bool          // since the connection it was decided whose configuration counts
+	keep     *peer.Keeping // what the peer archives
+	waiting  []string      // conflicts that no admin has resolved
+	resolved bool          // the peer must hear of a conflict that was
+	lost     bool          // most files vanished while there was no peer
+	stubborn stubborn
 }
 
 func newRound(e *Engine) *round {
-	return &round{cfg: e.cfg, say: e.say, stages: map[string]*snapshot.Stage{}}
+	return &round{cfg: e.cfg, say: e.say, stages: map[string]*snapshot.Stage{}, book: newBook(e.cfg), stubborn: newStubborn()}
 }
 
 func (r *round) close() {
+	r.book.wait()
+	r.remember()
 	for _, s := range r.stages {
 		s.Close()
+	}
+}
+
+// remember writes down what the trees consist of, for the backup that this node may
+// become: if somebody changes a tree, it then knows what is old.
+func (r *round) remember() {
+	for i, t := range r.trees {
+		if r.known[i] && r.book.failed == nil && r.book.record.Holds(t.Root().Name, ledger.Tree{Digest: t.Manifest().Digest(), Set: r.set}) {
+			err := peer.Remember(r.cfg.StateDir, t.Root().Name, t.Manifest())
+			r.cfg.Troubles.Check("remember", "what this node's configuration consists of is not written down: ", err)
+		}
 	}
 }
 
@@ -104,12 +136,26 @@ func (r *round) do(ctx context.Context, w work) (res result) {
 			clear(r.known)
 		}
 	}()
-	if res.err = r.fileSet(w.peer.Hello(), w.fresh); res.err != nil {
+	if w.errand != nil {
+		words, err := w.errand.do(ctx, r)
+		w.errand.answer <- outcome{words, err}
+		res.errand = true
 		return res
 	}
-	if w.peer.Legacy() {
+	if w.peer == nil {
+		res.err = r.ownSet()
+	} else {
+		res.err = r.fileSet(w.peer.Hello(), w.fresh)
+	}
+	if res.err != nil {
+		return res
+	}
+	if w.peer != nil && w.peer.Legacy() {
 		res.err = r.legacy(ctx, w, &res)
 		return res
+	}
+	if !w.full && w.peer != nil && !r.met {
+		w.full, res.full = true, true
 	}
 	var parts []*part
 	for i := range w.roots {
@@ -132,30 +178,43 @@ func (r *round) do(ctx context.Context, w work) (res result) {
 	if len(parts) == 0 {
 		return res
 	}
-	if w.full {
-		res.err = r.compare(ctx, w, parts)
+	r.book.retry()
+	switch {
+	case w.peer == nil:
+		r.alone(w, parts, &res)
+	case w.full:
+		res.err = r.meet(ctx, w, parts, &res)
+	default:
+		r.change(w, parts)
 	}
-	for try := 1; res.err == nil; try++ {
-		for _, p := range parts {
-			if p.trouble != nil {
-				continue
-			}
-			if res.err = r.push(ctx, w.peer, p, &res); res.err != nil {
-				break
-			}
-		}
-		again := false
-		if res.err == nil {
-			again, res.err = r.verify(ctx, w.peer, parts, try, &res)
-		}
-		if !again {
-			break
-		}
+	if w.peer != nil && res.err == nil {
+		res.err = r.send(ctx, w, parts, &res)
 	}
 	for _, p := range parts {
 		p.result(&res, &res.roots[p.index])
 	}
 	return res
+}
+
+// send pushes what is wanted until the peer has it, or it is clear that it will not.
+func (r *round) send(ctx context.Context, w work, parts []*part, res *result) error {
+	parts = slices.DeleteFunc(able(parts), func(p *part) bool { return p.postponed })
+	again := len(parts) > 0
+	for try := 1; again; try++ {
+		for _, p := range parts {
+			if p.trouble != nil {
+				continue
+			}
+			if err := r.push(ctx, w.peer, p, res); err != nil {
+				return err
+			}
+		}
+		var err error
+		if again, err = r.verify(ctx, w.peer, parts, try, res); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fileSet makes the trees anew if other files are left out than before. The files
@@ -164,35 +223,66 @@ func (r *round) fileSet(h peer.Hello, fresh bool) error {
 	if r.trees != nil && !fresh {
 		return nil
 	}
-	var agree strings.Builder
-	reading := func(read func(string) ([]byte, error)) func(string) ([]byte, error) {
-		return func(path string) ([]byte, error) {
-			text, err := read(path)
-			fmt.Fprintf(&agree, "%q", text)
-			return text, err
-		}
-	}
-	fmt.Fprintf(&agree, "%q", h.Exclude)
-	ours, _, err := fileset.ParseList(r.cfg.Exclude, reading(peer.ReadRules))
+	ours, err := readExclude(r.cfg.Exclude, peer.ReadRules)
 	if err != nil {
 		return &Trouble{"$exclude: " + err.Error(), "correct it in skudonet-cluster.conf"}
 	}
-	theirs, _, err := fileset.ParseList(h.Exclude, reading(h.ReadFile))
+	theirs, err := readExclude(h.Exclude, h.ReadFile)
 	if err != nil {
 		return &Trouble{"$exclude of the peer: " + err.Error(), "correct it in the peer's skudonet-cluster.conf"}
 	}
-	if r.trees != nil && r.agree == agree.String() {
+	r.makeTrees(ours, theirs)
+	return nil
+}
+
+// ownSet is fileSet without a peer: as long as it was never heard of, its $exclude
+// is taken to be the same as ours.
+func (r *round) ownSet() error {
+	if r.trees != nil {
 		return nil
 	}
-	r.trees, r.known, r.agree = nil, make([]bool, len(r.cfg.Roots)), agree.String()
+	ours, err := readExclude(r.cfg.Exclude, peer.ReadRules)
+	if err != nil {
+		return &Trouble{"$exclude: " + err.Error(), "correct it in skudonet-cluster.conf"}
+	}
+	r.makeTrees(ours, ours)
+	return nil
+}
+
+// exclude is one $exclude.
+type exclude struct {
+	list fileset.List
+	text string // it, and the files that it names
+}
+
+func readExclude(text string, read func(string) ([]byte, error)) (x exclude, err error) {
+	var all strings.Builder
+	fmt.Fprintf(&all, "%q", text)
+	x.list, _, err = fileset.ParseList(text, func(path string) ([]byte, error) {
+		text, err := read(path)
+		fmt.Fprintf(&all, "%q", text)
+		return text, err
+	})
+	x.text = all.String()
+	return x, err
+}
+
+func (r *round) makeTrees(one, other exclude) {
+	texts := []string{one.text, other.text}
+	if r.trees != nil && r.agree == strings.Join(texts, "\n") {
+		return
+	}
+	r.trees, r.known, r.agree = nil, make([]bool, len(r.cfg.Roots)), strings.Join(texts, "\n")
+	slices.Sort(texts) // Both nodes, and either as master, give it the same name.
+	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(texts), "\n")))
+	r.set = hex.EncodeToString(sum[:8])
 	r.held = nil
 	for _, root := range r.cfg.Roots {
-		set := fileset.New(ours, theirs)
+		set := fileset.New(one.list, other.list)
 		if root.Only != "" {
 			set = fileset.Only(root.Only)
 		}
 		r.held = append(r.held, map[string]manifest.Entry{})
 		r.trees = append(r.trees, scan.New(scan.Root{Name: root.Name, Dir: root.Dir, Set: set, Anchor: root.anchor()}))
 	}
-	return nil
 }

@@ -106,12 +106,17 @@ func (e *Engine) report(r result) {
 	took := r.took.Round(100 * time.Microsecond)
 	if len(r.changes) > 0 {
 		text := words(r.changes)
-		if e.state.Peer.Weak {
+		switch {
+		case r.peer == nil:
+			e.cfg.Log.Info(fmt.Sprintf("recorded %s, which the peer gets when it is back: %s", count(len(r.changes), "change"), text))
+		case e.state.Peer.Weak:
 			e.cfg.Log.Info(fmt.Sprintf("sent, not compared: %s: %s", count(len(r.changes), "change"), text), "took", took)
-		} else {
+		default:
 			e.cfg.Log.Info(fmt.Sprintf("replicated %s: %s", count(len(r.changes), "change"), text), "took", took)
 		}
-		e.state.Last = &status.Transfer{At: status.Now(), Took: status.Seconds(took), Changes: len(r.changes), Words: text}
+		if r.peer != nil {
+			e.state.Last = &status.Transfer{At: status.Now(), Took: status.Seconds(took), Changes: len(r.changes), Words: text}
+		}
 	}
 	if len(r.fixed) > 0 {
 		e.cfg.Log.Warn(fmt.Sprintf("the peer differed in %s, made the same again: %s", count(len(r.fixed), "file"), words(r.fixed)), "took", took)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
+	"github.com/skudonet/skudonet-ce-cluster/lib/vector"
 	"github.com/skudonet/skudonet-ce-cluster/lib/version"
 )
 
@@ -95,6 +96,11 @@ func (c *Client) greet(ctx context.Context, greeted *call, g greeting) (Hello, e
 	if h.Protocol != Protocol {
 		return Hello{}, &Error{Kind: kindVersion, Remedy: upgrade, Text: fmt.Sprintf(
 			"the peer's skd-inotify %s chose protocol %d, this one (%s) speaks %d", h.Version, h.Protocol, version.Version, Protocol)}
+	}
+	if h.ID != "" {
+		if err := errors.Join(h.ID.Check(), h.Vector.Check()); err != nil {
+			return Hello{}, fmt.Errorf("the peer's hello: %w", err)
+		}
 	}
 	h.Hello.Exclude, h.Hello.rules = string(h.Exclude), h.Rules
 	return h.Hello, nil
@@ -278,40 +284,73 @@ func (c *Client) Role(ctx context.Context) (string, error) {
 	return a.Role, err
 }
 
+// Standing returns what the server's node knows of its configuration.
+func (c *Client) Standing(ctx context.Context) (Standing, error) {
+	var a Standing
+	err := c.ask(ctx, frameVector, struct{}{}, &a, nil)
+	if err == nil {
+		err = errors.Join(a.ID.Check(), a.Vector.Check())
+	}
+	if err != nil {
+		return Standing{}, err
+	}
+	return a, nil
+}
+
+// Renew has the server's node take a new identity, because of why, and returns it.
+// The error wraps ErrMaster if the peer is master.
+func (c *Client) Renew(ctx context.Context, why string) (vector.ID, error) {
+	var a renewAnswer
+	if err := c.ask(ctx, frameRenew, renewRequest{why}, &a, nil); err != nil {
+		return "", err
+	}
+	return a.ID, a.ID.Check()
+}
+
+// Keep has the server archive all it has, as a conflict that waits to be
+// resolved. The error wraps ErrMaster if the peer is master.
+func (c *Client) Keep(ctx context.Context, r KeepRequest) (Kept, error) {
+	var a Kept
+	err := c.ask(ctx, frameKeep, r, &a, nil)
+	return a, err
+}
+
 // maxNames bounds the names in one digest request, in bytes: in base64, with
 // what stands around them, they fit into a message.
 const maxNames = 256 << 10
 
 // Digest removes, looks and walks as the request says and returns the digest of
 // each of its roots, in its order. The error wraps ErrMaster if there are removals
-// and the peer is master.
-func (c *Client) Digest(ctx context.Context, r DigestRequest) ([]RootDigest, error) {
-	var answers []RootDigest
+// or a Commit, and the peer is master.
+func (c *Client) Digest(ctx context.Context, r DigestRequest) (DigestAnswer, error) {
+	var all DigestAnswer
 	for _, part := range split(r) {
-		var a digestAnswer
+		var a DigestAnswer
 		if err := c.ask(ctx, frameDigest, part, &a, nil); err != nil {
-			return nil, err
+			return DigestAnswer{}, err
 		}
 		if !slices.EqualFunc(part.Roots, a.Roots, func(l Look, d RootDigest) bool { return l.Root == d.Root }) {
-			return nil, errors.New("the peer answered for other roots than it was asked for")
+			return DigestAnswer{}, errors.New("the peer answered for other roots than it was asked for")
 		}
-		answers = merge(answers, a.Roots)
+		all.Roots = merge(all.Roots, a.Roots)
+		all.Committed, all.NotCommitted = a.Committed, a.NotCommitted
 	}
-	return answers, nil
+	return all, nil
 }
 
 // split makes requests that fit into a message each. Only the last one has
 // whole looks; those before it remove and look at what does not fit.
 func split(r DigestRequest) []DigestRequest {
 	var parts []DigestRequest
-	last := DigestRequest{Roots: slices.Clone(r.Roots)}
+	last := r
+	last.Roots = slices.Clone(r.Roots)
 	for i := range last.Roots {
 		l := &last.Roots[i]
 		l.Remove = slices.Clone(l.Remove)
 		slices.SortFunc(l.Remove, childrenFirst)
 		budget := maxNames / len(last.Roots)
 		for tooLong(l, budget) {
-			part := Look{Root: l.Root}
+			part := Look{Root: l.Root, Keep: l.Keep}
 			n := 0
 			for n < budget && len(l.Remove) > 0 {
 				part.Remove = append(part.Remove, l.Remove[0])
@@ -323,7 +362,7 @@ func split(r DigestRequest) []DigestRequest {
 				n += cost(l.Paths[0])
 				l.Paths = l.Paths[1:]
 			}
-			parts = append(parts, DigestRequest{Roots: []Look{part}})
+			parts = append(parts, DigestRequest{Roots: []Look{part}, Set: r.Set})
 		}
 	}
 	return append(parts, last)
@@ -409,8 +448,13 @@ const (
 //
 // in and out should know deadlines, as pipes do: so a Read or a Write under way is
 // ended when rsync has. Where they do not, and are an io.Closer, they are closed.
-func (c *Client) Rsync(ctx context.Context, root string, args []string, in io.Reader, out, errs io.Writer) (exit int, err error) {
-	request := rsyncRequest{Root: root}
+func (c *Client) Rsync(ctx context.Context, root string, args []string, o RsyncOptions, in io.Reader, out, errs io.Writer) (exit int, err error) {
+	request := rsyncRequest{Root: root, Fetch: o.Fetch, Keep: o.Keep}
+	var names []byte
+	if o.Keep != nil {
+		names = joined(o.Keep.Paths)
+		request.Names = len(names)
+	}
 	for _, a := range args {
 		request.Args = append(request.Args, Name(a))
 	}
@@ -431,6 +475,9 @@ func (c *Client) Rsync(ctx context.Context, root string, args []string, in io.Re
 	}
 	stop := make(chan struct{})
 	send := func(f frame) bool { return c.sendUntil(stop, f) }
+	for part := range slices.Chunk(names, maxData) {
+		c.sender.send(frame{frameNames, part})
+	}
 	read, written := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(read)

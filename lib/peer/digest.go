@@ -9,9 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
 	"github.com/skudonet/skudonet-ce-cluster/lib/scan/beneath"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
+	"github.com/skudonet/skudonet-ce-cluster/lib/step"
 )
 
 func (s *session) digest(ctx context.Context, q DigestRequest) (any, *Error) {
@@ -30,12 +33,18 @@ func (s *session) digest(ctx context.Context, q DigestRequest) (any, *Error) {
 		}
 		removals = removals || len(l.Remove) > 0
 	}
-	if removals {
+	if q.Commit != nil {
+		if refusal := q.Commit.check(q); refusal != nil {
+			return nil, refusal
+		}
+	}
+	if removals || q.Commit != nil {
 		if refusal := s.host.mayChange(); refusal != nil {
 			return nil, refusal
 		}
 	}
-	a := digestAnswer{Roots: []RootDigest{}}
+	s.agree(q)
+	a := DigestAnswer{Roots: []RootDigest{}}
 	for _, l := range q.Roots {
 		r, _ := s.root(l.Root)
 		d, refusal := s.look(ctx, r, l)
@@ -44,7 +53,55 @@ func (s *session) digest(ctx context.Context, q DigestRequest) (any, *Error) {
 		}
 		a.Roots = append(a.Roots, d)
 	}
+	step.At("peer.looked")
+	if q.Commit != nil {
+		if refusal := s.commit(ctx, q.Commit, &a); refusal != nil {
+			return nil, refusal
+		}
+	}
+	for i := range a.Roots {
+		d := &a.Roots[i]
+		r, _ := s.root(d.Root)
+		if d.Failed == "" {
+			s.weigh(r)
+			if d.Role != status.Master {
+				s.settle(r)
+			}
+		}
+		d.Touched = !r.trust.whole()
+	}
 	return a, nil
+}
+
+// agree notes which files both nodes look at. If it is not what it was, what was
+// known of the trees is void.
+func (s *session) agree(q DigestRequest) {
+	set := q.Set
+	if q.Commit != nil {
+		set = q.Commit.Set
+	}
+	if set == "" || set == s.set {
+		return
+	}
+	s.set = set
+	for _, r := range s.roots {
+		r.trust.weighed = false
+		r.trust.all(false)
+	}
+}
+
+// settle notes what is known of a tree that the record does not hold, for a
+// session that comes after this one.
+func (s *session) settle(r *root) {
+	now := r.tree.Manifest().Digest()
+	switch {
+	case !r.trust.rule || !r.trust.weighed || len(r.trust.flight) > 0 || now == r.settled:
+	case r.trust.whole() && r.stand.Tree == ledger.Tree{Digest: now, Set: s.set}:
+		r.forget(s.host.StateDir, false)
+		r.settled = now
+	case r.intend(s.host.StateDir, s.set) == nil:
+		r.settled = now
+	}
 }
 
 // check refuses names that are none.
@@ -78,7 +135,24 @@ func (s *session) look(ctx context.Context, r *root, l Look) (RootDigest, *Error
 		return d, nil
 	}
 	paths := texts(l.Paths)
+	for p := range r.trust.flight {
+		paths = append(paths, p)
+	}
 	if len(l.Remove) > 0 {
+		if !r.trust.weighed && s.set != "" {
+			if _, err := r.walk(ctx, false); err != nil {
+				return failed(err)
+			}
+			s.weigh(r)
+		}
+		var gone []string
+		for _, x := range l.Remove {
+			gone = append(gone, string(x.Path))
+		}
+		if refusal := s.prepare(ctx, r, gone, l.Keep); refusal != nil {
+			return d, refusal
+		}
+		paths = append(paths, gone...)
 		slices.SortFunc(l.Remove, childrenFirst)
 		top, err := beneath.Top(r.dir)
 		if err != nil {
@@ -94,16 +168,20 @@ func (s *session) look(ctx context.Context, r *root, l Look) (RootDigest, *Error
 					return d, refusal
 				}
 			}
-			paths = append(paths, string(x.Path))
+			if i == 1 {
+				step.At("peer.removing")
+			}
 			if err := r.remove(top, string(x.Path)); err != nil {
 				d.add(string(x.Path), err.Error())
 			}
 		}
+		step.At("peer.removed")
 	}
 	var report scan.Report
 	var err error
 	if len(paths) > 0 {
-		if report, err = r.tree.Look(ctx, paths); err != nil {
+		slices.Sort(paths)
+		if report, err = r.look(ctx, slices.Compact(paths)); err != nil {
 			return failed(err)
 		}
 	}

@@ -22,10 +22,14 @@
 // a path need not be UTF-8.
 //
 //	client   H  hello: the protocols it speaks, its version, its $exclude
-//	         D  digest: remove, look again, answer the digests
+//	         D  digest: remove, look again, answer the digests; commit
 //	         M  manifest of one root
-//	         R  rsync: run the server half of an rsync in a root
+//	         R  rsync: run the server half of an rsync in a root, to write or to fetch
 //	         S  the role of this node, as its status file has it
+//	         V  vector: what this node knows of the configuration that it holds
+//	         K  keep: archive all there is, as a conflict that waits
+//	         N  a new identity for this node
+//	         n  paths that an rsync may write, each with a NUL behind it
 //	         i  data for rsync's standard input
 //	         c  end of rsync's standard input (no body)
 //	         x  end the rsync (no body)
@@ -49,6 +53,9 @@
 // queue, and never wait for an rsync that does not read. The two directions
 // cannot block each other, and x, or the end of the session, is seen at once.
 //
+// The paths that an rsync may write come before it begins, as n, because they may
+// be more than fit into R; R says how many bytes they take.
+//
 // # Growing
 //
 // A later version may add fields to an object: unknown ones are ignored. It may
@@ -61,9 +68,75 @@
 // # What the server guards
 //
 // A master is nobody's mirror: while the server's own status file says master,
-// removals and rsync are refused (ErrMaster), and a running rsync is ended as
-// soon as it says so. Paths never lead through a symbolic link, out of a root, or
-// to what is not replicated. Only one server runs at a time; a newer one ends
-// the older, which may be the rest of a connection that is already dead, and
-// waits until its rsync is gone as well.
+// everything that changes something is refused (ErrMaster): removals, an rsync
+// that writes, commit, keep, a new identity. A running rsync that writes is ended
+// as soon as it says so. Reading is always granted: role, vector, digests,
+// manifest, an rsync that fetches. Paths never lead through a symbolic link, out
+// of a root, or to what is not replicated. Only one server runs at a time; a
+// newer one ends the older, which may be the rest of a connection that is already
+// dead, and waits until its rsync is gone as well.
+//
+// # Nothing is replaced that nobody can bring back
+//
+// A request to write or remove may carry a Keeping. What is replaced or removed
+// is then archived first (package archive), unless it can be accounted for. A
+// path is accounted for while it is as the record (package ledger) has it, or as
+// this session has put it: the master has or had that, and needs no copy. The
+// server looks at the paths anew before each such request; between that look and
+// rsync's rename lie milliseconds in which a change is not noticed.
+//
+// How it is known which paths those are, when a session begins:
+//
+//   - The digest of the tree is the record's: all of them. Digests are comparable
+//     only if they are of the same set of files. The master names the set, in a
+//     word that means nothing here, with each request for digests; a record with
+//     another word, and a session without one, account for nothing.
+//   - It is not, but the intent explains it. This is a small file, intent-ROOT,
+//     written before an rsync or a removal: the paths, the digest of all others,
+//     and which of these were not accounted for. If the others still have that
+//     digest, a push was interrupted, and its paths are accounted for whatever
+//     they are. After the push it is written again without paths; after a commit
+//     it is blank.
+//   - Neither. Somebody has changed something. Where that is, known-ROOT tells:
+//     what the tree consisted of at the latest commits, or when this node ended
+//     to be master (Remember). It counts if its digest is the record's.
+//   - Else nothing is accounted for, and all that is replaced is archived.
+//
+// Both files are hints that are checked by a digest, belong to one state of the
+// record, and may be lost: they are not synced. In the session, only the paths
+// are remembered that are not accounted for (or those that are, if the rule is
+// the opposite): what a look finds changed and no push of this session explains.
+// The answer to D says whether there are any (Touched).
+//
+// # Order of writes
+//
+// Each line begins when the one before it is done.
+//
+//  1. Archive: files and names are on the disk, before anything of them is
+//     replaced. If it cannot be made, the request is refused, and nothing was
+//     changed.
+//  2. Intent: written, not synced.
+//  3. Removals; or rsync, each file by a rename from the directory for temporary
+//     files.
+//  4. Sync (fsync of each file and its directory, syncfs if they are many): with
+//     the commit, after the digests of the whole trees, without exceptions, were
+//     found to be those of the master.
+//  5. The record is stored, durably, under its lock.
+//  6. The intent is blanked. From 5 on it belongs to a record that is no more; if
+//     the record stays as it was, that is synced.
+//  7. Conflicts that wait no more on the master are marked resolved.
+//
+// An interruption, by SIGKILL or by a power cut, after 1 leaves an archive of
+// what is still there, no more. During 2 and 3 the record is the old one, so the
+// vector claims nothing of the half that has come; the next session finds the
+// tree changed, and the intent tells it that this was the master. If a power cut
+// took the intent, or left an older one, its digest does not fit, and what the
+// known manifest cannot account for is archived once more. The same holds between
+// 3 and 5. As files are synced before the record, the new vector never stands for
+// content that a power cut takes away. After 5 a conflict may still wait; the
+// next commit ends that. Who does not get the answer to a commit sends it again:
+// it is then nothing but a comparison.
+//
+// An adoption or a restore that this node's own daemon has begun (package
+// journal) is finished before the server looks at the tree.
 package peer

@@ -17,10 +17,14 @@ const (
 	frameManifest = 'M'
 	frameRsync    = 'R'
 	frameRole     = 'S'
+	frameVector   = 'V'
+	frameRenew    = 'N'
+	frameKeep     = 'K'
 	frameAnswer   = 'A'
 	frameError    = 'E'
 
 	framePiece  = 'm'
+	frameNames  = 'n'
 	frameStdin  = 'i'
 	frameClose  = 'c'
 	frameCancel = 'x'
@@ -43,7 +47,7 @@ type frame struct {
 
 func longest(kind byte) int {
 	switch kind {
-	case framePiece, frameStdin, frameStdout, frameStderr:
+	case framePiece, frameNames, frameStdin, frameStdout, frameStderr:
 		return maxData
 	case frameClose, frameCancel:
 		return 0

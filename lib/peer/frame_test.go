@@ -15,8 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
+	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
+	"github.com/skudonet/skudonet-ce-cluster/lib/vector"
 )
 
 func TestFrame(t *testing.T) {
@@ -99,9 +102,10 @@ func TestOpenFails(t *testing.T) {
 		"absurd":     {magic + "H\xff\xff\xff\xff", ErrClosed, "4294967295"},
 		"no JSON":    {magic + "H\x00\x00\x00\x01x", nil, "invalid character"},
 		"newer":      {magic + say(frameHello, Hello{Protocol: 7, Version: "9.0"}), ErrVersion, "9.0 chose protocol 7"},
+		"no ID":      {magic + say(frameHello, Hello{Protocol: Protocol, ID: "me"}), nil, "node identity"},
 		"refused":    {magic + say(frameError, &Error{Kind: kindVersion, Text: "2 and 1", Remedy: "upgrade"}), ErrVersion, "2 and 1: upgrade"},
 		"ended":      {magic + say(frameError, &Error{Kind: kindEnded, Text: "no room"}), ErrClosed, "no room"},
-		"out of law": {magic + say(frameHello, Hello{Protocol: 1}) + say(frameAnswer, struct{}{}), nil, ""},
+		"out of law": {magic + say(frameHello, Hello{Protocol: Protocol}) + say(frameAnswer, struct{}{}), nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, _, err := openOn(t, c.script)
@@ -117,7 +121,7 @@ func TestOpenFails(t *testing.T) {
 }
 
 func TestOpenSkipsNoise(t *testing.T) {
-	_, h, err := openOn(t, "You have mail.\n"+magic+say(frameHello, Hello{Protocol: 1, Version: "x"}))
+	_, h, err := openOn(t, "You have mail.\n"+magic+say(frameHello, Hello{Protocol: Protocol, Version: "x"}))
 	if err != nil || h.Version != "x" {
 		t.Errorf("%+v, %v", h, err)
 	}
@@ -162,7 +166,7 @@ func TestNewerClient(t *testing.T) {
 	b := newBackup(t)
 	r, w := io.Pipe()
 	answers, out := io.Pipe()
-	go io.WriteString(w, say(frameHello, greeting{Protocols: []int{7, 1}}))
+	go io.WriteString(w, say(frameHello, greeting{Protocols: []int{7, Protocol}}))
 	ended := make(chan error, 1)
 	go func() { ended <- Serve(t.Context(), r, out, hostIn(b.dir)) }()
 	in := bufio.NewReader(answers)
@@ -194,7 +198,7 @@ func openOn2(t *testing.T) (*Client, Hello, error) {
 	in, w := io.Pipe()
 	r, out := io.Pipe()
 	go io.Copy(io.Discard, r)
-	go io.WriteString(w, magic+say(frameHello, Hello{Protocol: 1}))
+	go io.WriteString(w, magic+say(frameHello, Hello{Protocol: Protocol}))
 	c, h, err := Open(t.Context(), in, out, "")
 	if c != nil {
 		t.Cleanup(c.Close)
@@ -211,7 +215,7 @@ func TestRsyncGivesUpOnASilentServer(t *testing.T) {
 	in, inW := io.Pipe()
 	defer inW.Close()
 	began := time.Now()
-	if _, err := c.Rsync(ctx, ConfigRoot, server, in, io.Discard, nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := c.Rsync(ctx, ConfigRoot, server, RsyncOptions{}, in, io.Discard, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	if took := time.Since(began); took < cancelGrace {
@@ -221,7 +225,7 @@ func TestRsyncGivesUpOnASilentServer(t *testing.T) {
 }
 
 func TestServerEndsOnABrokenProtocol(t *testing.T) {
-	hello := say(frameHello, greeting{Protocols: []int{1}})
+	hello := say(frameHello, greeting{Protocols: []int{Protocol}})
 	flood := string(appendFrame(nil, frame{frameStdin, make([]byte, maxData)}))
 	run := say(frameRsync, rsyncRequest{Root: ConfigRoot, Args: names(server...)})
 	for name, in := range map[string]string{
@@ -329,12 +333,20 @@ func FuzzFrame(f *testing.F) {
 
 // Whatever a client says: no panic, and nothing changes outside of the tree.
 func FuzzServer(f *testing.F) {
-	hello := say(frameHello, greeting{Protocols: []int{1}, Exclude: Name("--exclude x")})
+	hello := say(frameHello, greeting{Protocols: []int{Protocol}, Exclude: Name("--exclude x")})
 	f.Add([]byte(hello + say(frameRole, struct{}{})))
 	f.Add([]byte(hello + say(frameManifest, manifestRequest{ConfigRoot})))
-	f.Add([]byte(hello + say(frameDigest, DigestRequest{[]Look{{Root: ConfigRoot, Remove: removals('f', "in", "link/out"), Paths: names("a"), Except: names("b"), Full: true}}})))
-	f.Add([]byte(hello + say(frameDigest, DigestRequest{[]Look{{Root: ConfigRoot, Remove: removals('f', "../../outside/out")}}})))
-	f.Add([]byte(hello + say(frameRsync, rsyncRequest{ConfigRoot, names(server...)}) + string(appendFrame(nil, frame{'i', []byte("x")})) + string(appendFrame(nil, frame{'c', nil}))))
+	f.Add([]byte(hello + say(frameDigest, DigestRequest{Roots: []Look{{Root: ConfigRoot, Remove: removals('f', "in", "link/out"), Paths: names("a"), Except: names("b"), Full: true}}})))
+	f.Add([]byte(hello + say(frameDigest, DigestRequest{Roots: []Look{{Root: ConfigRoot, Remove: removals('f', "../../outside/out")}}})))
+	f.Add([]byte(hello + say(frameRsync, rsyncRequest{Root: ConfigRoot, Args: names(server...)}) + string(appendFrame(nil, frame{'i', []byte("x")})) + string(appendFrame(nil, frame{'c', nil}))))
+	keep := &Keeping{Reason: archive.Repair, Peer: "192.0.2.1"}
+	f.Add([]byte(hello + say(frameRsync, rsyncRequest{Root: ConfigRoot, Args: names(server...), Keep: keep, Names: 3}) + string(appendFrame(nil, frame{frameNames, []byte("in\x00")})) + string(appendFrame(nil, frame{'c', nil}))))
+	f.Add([]byte(hello + say(frameRsync, rsyncRequest{Root: ConfigRoot, Args: names(fetching...), Fetch: true}) + string(appendFrame(nil, frame{'c', nil}))))
+	f.Add([]byte(hello + say(frameDigest, DigestRequest{Set: "all", Roots: []Look{{Root: ConfigRoot, Remove: removals('f', "in"), Keep: keep}},
+		Commit: &Commit{Vector: vector.Vector{someID: 1}, Digests: map[string]manifest.Digest{ConfigRoot: {}}, Set: "all"}})))
+	f.Add([]byte(hello + say(frameVector, struct{}{})))
+	f.Add([]byte(hello + say(frameRenew, renewRequest{"a copy"})))
+	f.Add([]byte(hello + say(frameKeep, KeepRequest{ID: "1", Reason: archive.Conflict, Ours: vector.Vector{someID: 1}})))
 	f.Add(binary.BigEndian.AppendUint32([]byte{'H'}, 1<<31))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		b := newBackup(t, `$rsync="/bin/true";`)
@@ -354,12 +366,16 @@ func FuzzServer(f *testing.F) {
 				left = append(left, e.Name())
 			}
 		}
-		want := []string{"config", "etc", "out", "outside", "run", "skudonet-cluster.conf", "status", "tree"}
-		left = slices.DeleteFunc(left, func(s string) bool { return s == "run" })
-		want = slices.DeleteFunc(want, func(s string) bool { return s == "run" })
+		want := []string{"config", "etc", "out", "outside", "skudonet-cluster.conf", "status", "tree"}
+		left = slices.DeleteFunc(left, func(s string) bool { return s == "run" || s == "state" })
 		slices.Sort(left)
 		if !slices.Equal(left, want) {
 			t.Errorf("%q", left)
+		}
+		for _, name := range stateNames(t, b.dir) {
+			if !slices.Contains([]string{"archive", ledger.Name, "ledger.lock", "intent-config", "intent-rt_tables", "known-config", "known-rt_tables"}, name) {
+				t.Errorf("in the state directory: %q", name)
+			}
 		}
 	})
 }
@@ -367,25 +383,28 @@ func FuzzServer(f *testing.F) {
 // Whatever a server says, instead of hello or of an answer: no panic, and the
 // client comes to an end.
 func FuzzClient(f *testing.F) {
-	hello := magic + say(frameHello, Hello{Protocol: 1, Role: status.Backup})
+	hello := magic + say(frameHello, Hello{Protocol: Protocol, Role: status.Backup})
 	data, err := manifest.New().AppendBinary(nil)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add([]byte(say(frameAnswer, roleAnswer{status.Backup})), byte(0))
-	f.Add([]byte(say(frameAnswer, digestAnswer{[]RootDigest{{Root: ConfigRoot}}})), byte(1))
+	f.Add([]byte(say(frameAnswer, DigestAnswer{Roots: []RootDigest{{Root: ConfigRoot}}})), byte(1))
 	f.Add([]byte(string(appendFrame(nil, frame{framePiece, data}))+say(frameAnswer, manifestAnswer{manifest.New().Digest()})), byte(2))
 	f.Add([]byte(string(appendFrame(nil, frame{frameStdout, []byte("x")}))+string(appendFrame(nil, frame{frameStderr, []byte("x")}))+
 		string(appendFrame(nil, windowFrame(5)))+say(frameAnswer, rsyncAnswer{3})), byte(3))
 	f.Add([]byte(say(frameError, &Error{Kind: kindMaster})), byte(3))
-	f.Add([]byte("noise"+hello), byte(4))
+	f.Add([]byte(say(frameAnswer, Standing{ID: someID, Vector: vector.Vector{someID: 1}, Trees: map[string]ledger.Tree{ConfigRoot: {}}})), byte(4))
+	f.Add([]byte(say(frameAnswer, renewAnswer{someID})), byte(5))
+	f.Add([]byte(say(frameAnswer, Kept{"2026-11-22T065301.123Z-conflict", 3})), byte(6))
+	f.Add([]byte("noise"+hello), byte(7))
 	f.Fuzz(func(t *testing.T, script []byte, what byte) {
 		in, w := io.Pipe()
 		r, out := io.Pipe()
 		defer r.Close()
 		go func() {
 			defer w.Close()
-			if what%5 < 4 {
+			if what%8 < 7 {
 				io.WriteString(w, hello)
 				readFrame(r)
 				readFrame(r) // the request
@@ -398,15 +417,23 @@ func FuzzClient(f *testing.F) {
 			return
 		}
 		defer c.Close()
-		switch what % 5 {
+		switch what % 8 {
 		case 0:
 			c.Role(t.Context())
 		case 1:
-			c.Digest(t.Context(), DigestRequest{[]Look{{Root: ConfigRoot}}})
+			c.Digest(t.Context(), DigestRequest{Roots: []Look{{Root: ConfigRoot}}})
 		case 2:
 			c.Manifest(t.Context(), ConfigRoot)
 		case 3:
-			c.Rsync(t.Context(), ConfigRoot, server, strings.NewReader("input"), io.Discard, io.Discard)
+			c.Rsync(t.Context(), ConfigRoot, server, RsyncOptions{Keep: &Keeping{Paths: names("a", "b")}}, strings.NewReader("input"), io.Discard, io.Discard)
+		case 4:
+			if a, err := c.Standing(t.Context()); err == nil && (a.ID.Check() != nil || a.Vector.Check() != nil) {
+				t.Errorf("%+v", a)
+			}
+		case 5:
+			c.Renew(t.Context(), "a copy")
+		case 6:
+			c.Keep(t.Context(), KeepRequest{ID: "1"})
 		}
 	})
 }

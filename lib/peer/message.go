@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
+	"github.com/skudonet/skudonet-ce-cluster/lib/vector"
 )
 
 // Protocol is the version of the protocol that this program speaks.
-const Protocol = 1
+const Protocol = 2
 
 // Names of the roots.
 const (
@@ -37,6 +39,11 @@ type Hello struct {
 	Roots    []Root // none if there is a Problem
 	Rsync    string // version of its rsync, "" if that cannot be run
 	Problem  string // why nothing can be replicated to it, with the remedy; "" is well
+
+	ID       vector.ID     // its identity; "" if there is a Problem
+	Vector   vector.Vector // of the configuration it holds
+	Skudonet string        // version of Skudonet there, "" if unknown
+	Notices  []string      `json:",omitempty"` // what happened there before this session could begin
 
 	rules ruleFiles
 }
@@ -68,7 +75,31 @@ type greeting struct {
 }
 
 // DigestRequest asks for the digests of some roots, each named once.
-type DigestRequest struct{ Roots []Look }
+type DigestRequest struct {
+	Roots  []Look
+	Set    string  `json:",omitempty"` // which files both nodes look at, as Commit has it; "": the server trusts nothing
+	Commit *Commit `json:",omitempty"` // last: what the server has now
+}
+
+// Commit is what the server stores if it has exactly that, whole and without
+// exceptions: that its configuration is the one that the vector stands for.
+type Commit struct {
+	Vector  vector.Vector
+	Digests map[string]manifest.Digest // by the names of the roots
+	Set     string                     // which files both nodes look at: other sets have other digests
+	Waiting []string                   // conflicts that wait on the master; the server's other ones are resolved
+}
+
+// Keeping is what the server archives before something is written or removed.
+// Without All it is what it cannot account for: see the package comment.
+type Keeping struct {
+	All    bool          // all that is replaced or removed
+	Reason string        // of package archive
+	Peer   string        // address of the client, for the archive
+	Ours   vector.Vector // of the server, for the archive
+	Theirs vector.Vector // of the client, likewise
+	Paths  []Name        `json:"-"` // what rsync may write, at least one; only with RsyncOptions
+}
 
 // Look says what to do in one root before its digest is taken.
 type Look struct {
@@ -78,6 +109,7 @@ type Look struct {
 	Full   bool      `json:",omitempty"` // walk the whole tree
 	Read   bool      `json:",omitempty"` // read every file of it; implies Full
 	Except []Name    `json:",omitempty"` // the digest is as if these, with all below, were not there
+	Keep   *Keeping  `json:",omitempty"` // what is archived before Remove
 }
 
 // Removal is a path that the master no longer has.
@@ -93,12 +125,18 @@ type RootDigest struct {
 	Digest   manifest.Digest
 	Entries  int       // in the whole manifest
 	Walked   bool      // the whole tree was walked for this answer
+	Touched  bool      // there is something that neither the server's record nor a push accounts for; always, if no Set was named
 	Problems []Problem `json:",omitempty"` // removals that failed and files that cannot be read, at most 50
 	More     int       `json:",omitempty"` // problems beyond those
 	Failed   string    `json:",omitempty"` // why there is no digest: the root itself cannot be read
 }
 
-type digestAnswer struct{ Roots []RootDigest }
+// DigestAnswer is the answer to a DigestRequest.
+type DigestAnswer struct {
+	Roots        []RootDigest // in the order of the request
+	Committed    bool         // the record is on the server's disk
+	NotCommitted string       `json:",omitempty"` // why there was nothing to commit
+}
 
 // Problem is something that is wrong with one path.
 type Problem struct {
@@ -127,14 +165,52 @@ type manifestRequest struct{ Root string }
 
 type manifestAnswer struct{ Digest manifest.Digest }
 
+// RsyncOptions say what Rsync is for.
+type RsyncOptions struct {
+	Fetch bool     // the server's files are sent, not written
+	Keep  *Keeping // what is archived before rsync begins
+}
+
 type rsyncRequest struct {
-	Root string
-	Args []Name
+	Root  string
+	Args  []Name
+	Fetch bool     `json:",omitempty"`
+	Keep  *Keeping `json:",omitempty"`
+	Names int      `json:",omitempty"` // bytes of the paths that follow
 }
 
 type rsyncAnswer struct{ Exit int }
 
 type roleAnswer struct{ Role string }
+
+// Standing is what the server's node knows of its configuration at this moment.
+type Standing struct {
+	ID       vector.ID
+	Vector   vector.Vector
+	Trees    map[string]ledger.Tree // that the vector stands for, by the names of the roots
+	Holder   bool                   // its tree has an interface file with $cluster_ip
+	Role     string
+	Skudonet string   // version of Skudonet there, "" if unknown
+	Waiting  []string // IDs of conflicts that nobody has resolved
+}
+
+type renewRequest struct{ Why string }
+
+type renewAnswer struct{ ID vector.ID }
+
+// KeepRequest has the server archive all it has of every root. Ours is the server's.
+type KeepRequest struct {
+	ID           string // of the conflict, the same on both nodes
+	Reason       string // of package archive
+	Peer         string // address of the client
+	Ours, Theirs vector.Vector
+}
+
+// Kept is an archive that was made.
+type Kept struct {
+	Name  string
+	Files int
+}
 
 // Kinds of an Error.
 const (

@@ -48,7 +48,8 @@ func TestMain(m *testing.M) {
 }
 
 func hostIn(dir string) Host {
-	return Host{ConfigPath: filepath.Join(dir, "skudonet-cluster.conf"), StatusFile: filepath.Join(dir, "status"), RunDir: filepath.Join(dir, "run")}
+	return Host{ConfigPath: filepath.Join(dir, "skudonet-cluster.conf"), StatusFile: filepath.Join(dir, "status"), RunDir: filepath.Join(dir, "run"),
+		StateDir: filepath.Join(dir, "state"), Machine: "the backup", Skudonet: func() string { return "7.1.0" }}
 }
 
 // backup is the backup's machine in a directory.
@@ -180,7 +181,7 @@ func (s *served) digest(t *testing.T, l Look) RootDigest {
 	}
 	d, err := s.Digest(t.Context(), DigestRequest{Roots: []Look{l}})
 	must(t, err)
-	return d[0]
+	return d.Roots[0]
 }
 
 func (s *served) root(t *testing.T, name string) Root {
@@ -214,14 +215,26 @@ type transfer struct {
 
 // rsync starts the local half of an rsync of named files from src.
 func (s *served) rsync(ctx context.Context, t *testing.T, root, src, files string, options ...string) *transfer {
+	return s.carry(ctx, t, root, src, files, RsyncOptions{}, options...)
+}
+
+// carry is rsync with options of ours. With Fetch it goes from the peer to src.
+func (s *served) carry(ctx context.Context, t *testing.T, root, src, files string, o RsyncOptions, options ...string) *transfer {
 	t.Helper()
 	self, err := os.Executable()
 	must(t, err)
 	socket := filepath.Join(t.TempDir(), "socket")
 	l, err := control.Listen(socket)
 	must(t, err)
-	args := append([]string{"-rlpogD", "--files-from=-", "--from0", "-e", self, "--temp-dir=" + s.root(t, root).Temp}, options...)
-	cmd := exec.Command("rsync", append(args, src+"/", "peer:./")...)
+	args := []string{"-rlpogD", "--files-from=-", "--from0", "-e", self}
+	if !o.Fetch {
+		args = append(args, "--temp-dir="+s.root(t, root).Temp)
+	}
+	from, to := src+"/", "peer:./"
+	if o.Fetch {
+		from, to = to, from
+	}
+	cmd := exec.Command("rsync", append(append(args, options...), from, to)...)
 	cmd.Env = append(os.Environ(), "PEER_TEST=rsh", rsync.SocketVariable+"="+socket)
 	cmd.Stdin = strings.NewReader(files)
 	x := &transfer{ended: make(chan struct{})}
@@ -237,7 +250,7 @@ func (s *served) rsync(ctx context.Context, t *testing.T, root, src, files strin
 		}
 		defer call.Close()
 		in, out := call.Files[0], call.Files[1]
-		x.exit, x.err = s.Rsync(ctx, root, call.Args, in, out, &x.stderr)
+		x.exit, x.err = s.Rsync(ctx, root, call.Args, o, in, out, &x.stderr)
 		in.Close()
 		out.Close()
 		call.Reply(control.Reply{Exit: x.exit, Done: true})
@@ -349,6 +362,9 @@ func TestProblem(t *testing.T) {
 			if !strings.Contains(s.hello.Problem, c.want) || len(s.hello.Roots) > 0 {
 				t.Errorf("%+v", s.hello)
 			}
+			if _, err := os.Lstat(filepath.Join(b.dir, "tree", fileset.TempName)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the directory for temporary files: %v", err)
+			}
 			if _, err := s.Manifest(t.Context(), ConfigRoot); err == nil || errors.Is(err, ErrClosed) {
 				t.Errorf("manifest: %v", err)
 			}
@@ -385,8 +401,9 @@ func TestDigest(t *testing.T) {
 	b.write("a/b", "1")
 	b.write(filepath.Join(b.dir, "etc/iproute2/rt_tables"), "1 table_eth0\n")
 	b.write(filepath.Join(b.dir, "etc/iproute2/rt_protos"), "not ours")
-	list, err := s.Digest(t.Context(), DigestRequest{Roots: []Look{{Root: ConfigRoot}, {Root: RTTablesRoot}}})
+	both, err := s.Digest(t.Context(), DigestRequest{Roots: []Look{{Root: ConfigRoot}, {Root: RTTablesRoot}}})
 	must(t, err)
+	list := both.Roots
 	if want := local(t, b.tree, ""); list[0].Digest != want.Digest() || list[0].Entries != want.Len() || !list[0].Walked || list[0].Role != status.Backup {
 		t.Errorf("config: %+v", list[0])
 	}
@@ -591,8 +608,9 @@ func TestRootGone(t *testing.T) {
 	b := newBackup(t)
 	s := b.open("")
 	must(t, os.Remove(b.tree))
-	list, err := s.Digest(t.Context(), DigestRequest{Roots: []Look{{Root: ConfigRoot, Full: true}, {Root: RTTablesRoot}}})
+	answer, err := s.Digest(t.Context(), DigestRequest{Roots: []Look{{Root: ConfigRoot, Full: true}, {Root: RTTablesRoot}}})
 	must(t, err)
+	list := answer.Roots
 	if list[0].Failed == "" || list[1].Failed != "" {
 		t.Errorf("%+v", list)
 	}
@@ -604,7 +622,7 @@ func TestRootGone(t *testing.T) {
 func TestUnknownRequestLeavesTheSession(t *testing.T) {
 	s := newBackup(t).open("")
 	var a json.RawMessage
-	if err := s.ask(t.Context(), 'V', struct{ Later bool }{true}, &a, nil); !errors.Is(err, ErrUnknown) {
+	if err := s.ask(t.Context(), 'Z', struct{ Later bool }{true}, &a, nil); !errors.Is(err, ErrUnknown) {
 		t.Errorf("unknown request: %v", err)
 	}
 	s.sender.send(frame{'z', []byte("a part of a later version")})

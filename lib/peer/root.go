@@ -8,12 +8,19 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
+	"github.com/skudonet/skudonet-ce-cluster/lib/beside"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
+	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
 	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
+)
+
+// Bounds of the archives on this node, beside $archive_keep.
+const (
+	archiveAge   = 30 * 24 * time.Hour
+	archiveBytes = 512 << 20
 )
 
 // root is a root being served.
@@ -24,6 +31,17 @@ type root struct {
 
 	walked time.Time     // when the latest walk ended; zero: never
 	took   time.Duration // how long it took
+
+	trust   trust
+	stand   standing        // the record's, when the tree was last compared with it
+	settled manifest.Digest // of the tree when the intent was written with nothing in flight
+
+	remembered manifest.Digest // of what was written down last
+	wroteKnown time.Time       // when
+	writing    time.Duration   // how long it took
+
+	unsynced []string // written or removed, perhaps not on the disk yet
+	synced   bool     // all else is on the disk
 }
 
 // openRoots reads this node's configuration and fills in h. The error is a
@@ -42,7 +60,11 @@ func (s *session) openRoots(ctx context.Context, g greeting, h *hello) error {
 		return fmt.Errorf("the other node's $exclude: %w", err)
 	}
 	h.Exclude, h.Rules = Name(c.Exclude), rules
-	s.rsync = c.Rsync
+	if err := s.openState(ctx, h); err != nil {
+		return err
+	}
+	s.rsync, s.clusterIP = c.Rsync, c.ClusterIP
+	s.limits = archive.Limits{Keep: c.ArchiveKeep, Age: archiveAge, Bytes: archiveBytes}
 	if v, err := rsync.Version(ctx, c.Rsync); err == nil {
 		h.Hello.Rsync, s.aside = v, rsync.ErrorsAside(v)
 	}
@@ -78,19 +100,10 @@ func (s *session) root(name string) (*root, *Error) {
 // makeTemp makes an empty directory for temporary files that can be renamed
 // into dir: beside it, or in it if it is a file system of its own.
 func makeTemp(dir string) (string, error) {
-	real, err := filepath.EvalSymlinks(dir)
+	temp, err := beside.Dir(dir, fileset.TempName)
 	if err != nil {
 		return "", err
 	}
-	at := filepath.Dir(real)
-	same, err := sameMount(at, real)
-	if err != nil {
-		return "", err
-	}
-	if !same {
-		at = real
-	}
-	temp := filepath.Join(at, fileset.TempName)
 	if err := os.RemoveAll(temp); err != nil {
 		return "", err
 	}
@@ -98,17 +111,6 @@ func makeTemp(dir string) (string, error) {
 		return "", err
 	}
 	return temp, nil
-}
-
-// sameMount tells whether a file can be renamed from one directory to the other.
-func sameMount(a, b string) (bool, error) {
-	var x, y unix.Statx_t
-	for path, st := range map[string]*unix.Statx_t{a: &x, b: &y} {
-		if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, st); err != nil {
-			return false, &os.PathError{Op: "stat", Path: path, Err: err}
-		}
-	}
-	return x.Dev_major == y.Dev_major && x.Dev_minor == y.Dev_minor && x.Mnt_id == y.Mnt_id, nil
 }
 
 // empty removes what is left in the directory for temporary files.
@@ -131,7 +133,9 @@ func (r *root) due() bool {
 func (r *root) walk(ctx context.Context, read bool) (scan.Report, error) {
 	began := time.Now()
 	report, err := r.tree.Scan(ctx, read)
+	r.trust.found(report.Changed)
 	if err == nil {
+		r.trust.landed()
 		r.walked = time.Now()
 		r.took = r.walked.Sub(began)
 	}

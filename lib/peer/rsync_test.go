@@ -89,7 +89,7 @@ func TestRsyncFails(t *testing.T) {
 	noTemp(t, s.root(t, ConfigRoot).Temp)
 	// Wrong options are told on standard error.
 	var stderr bytes.Buffer
-	exit, err := s.Rsync(t.Context(), ConfigRoot, []string{"peer", "rsync", "--server", "--no-such-option", ".", "./"}, strings.NewReader(""), io.Discard, &stderr)
+	exit, err := s.Rsync(t.Context(), ConfigRoot, []string{"peer", "rsync", "--server", "--no-such-option", ".", "./"}, RsyncOptions{}, strings.NewReader(""), io.Discard, &stderr)
 	if err != nil || exit == 0 || !strings.Contains(stderr.String(), "no-such-option") {
 		t.Errorf("exit %d, %v, %q", exit, err, &stderr)
 	}
@@ -99,7 +99,7 @@ func TestRsyncRefused(t *testing.T) {
 	b := newBackup(t)
 	s := b.open("")
 	run := func(root string, args ...string) error {
-		_, err := s.Rsync(t.Context(), root, args, strings.NewReader(""), io.Discard, nil)
+		_, err := s.Rsync(t.Context(), root, args, RsyncOptions{}, strings.NewReader(""), io.Discard, nil)
 		return err
 	}
 	for _, args := range [][]string{
@@ -128,7 +128,7 @@ func TestRsyncRefused(t *testing.T) {
 func TestNoRsync(t *testing.T) {
 	b := newBackup(t, `$rsync="/no/such/rsync";`)
 	s := b.open("")
-	_, err := s.Rsync(t.Context(), ConfigRoot, []string{"peer", "rsync", "--server", ".", "./"}, strings.NewReader(""), io.Discard, nil)
+	_, err := s.Rsync(t.Context(), ConfigRoot, []string{"peer", "rsync", "--server", ".", "./"}, RsyncOptions{}, strings.NewReader(""), io.Discard, nil)
 	if s.hello.Rsync != "" || err == nil || errors.Is(err, ErrClosed) || !strings.Contains(err.Error(), "/no/such/rsync") {
 		t.Errorf("%q, %v", s.hello.Rsync, err)
 	}
@@ -150,7 +150,7 @@ func TestHowRsyncIsRun(t *testing.T) {
 	b.configure(fmt.Sprintf("$rsync=%q;", b.program("pwd; umask; echo \"$@\"; env; cat; echo err >&2; exit 23\n")))
 	s := b.open("")
 	var out, stderr bytes.Buffer
-	exit, err := s.Rsync(t.Context(), ConfigRoot, server, strings.NewReader("from stdin\n"), &out, &stderr)
+	exit, err := s.Rsync(t.Context(), ConfigRoot, server, RsyncOptions{}, strings.NewReader("from stdin\n"), &out, &stderr)
 	if err != nil || exit != 23 || stderr.String() != "err\n" {
 		t.Errorf("%d, %v, %q", exit, err, &stderr)
 	}
@@ -163,7 +163,7 @@ func TestHowRsyncIsRun(t *testing.T) {
 		t.Errorf("environment: %s", &out)
 	}
 	b.program("kill -9 $$\n")
-	if exit, err = s.Rsync(t.Context(), ConfigRoot, server, strings.NewReader(""), io.Discard, nil); err != nil || exit != 128+9 {
+	if exit, err = s.Rsync(t.Context(), ConfigRoot, server, RsyncOptions{}, strings.NewReader(""), io.Discard, nil); err != nil || exit != 128+9 {
 		t.Errorf("killed: %d, %v", exit, err)
 	}
 }
@@ -173,7 +173,7 @@ func TestStderrIsBounded(t *testing.T) {
 	b.configure(fmt.Sprintf("$rsync=%q;", b.program("head -c 1000000 /dev/zero | tr '\\0' x >&2\n")))
 	var stderr bytes.Buffer
 	s := b.open("")
-	exit, err := s.Rsync(t.Context(), ConfigRoot, server, strings.NewReader(""), io.Discard, &stderr)
+	exit, err := s.Rsync(t.Context(), ConfigRoot, server, RsyncOptions{}, strings.NewReader(""), io.Discard, &stderr)
 	if err != nil || exit != 0 || stderr.Len() > maxStderr+100 || !strings.Contains(stderr.String(), "left out") {
 		t.Errorf("%d, %v, %d bytes", exit, err, stderr.Len())
 	}
@@ -189,13 +189,13 @@ func TestStreamsAreIndependent(t *testing.T) {
 	s := b.open("")
 	var out bytes.Buffer
 	var stderr bytes.Buffer
-	exit, err := s.Rsync(t.Context(), ConfigRoot, server, io.LimitReader(zeros{}, size), &out, &stderr)
+	exit, err := s.Rsync(t.Context(), ConfigRoot, server, RsyncOptions{}, io.LimitReader(zeros{}, size), &out, &stderr)
 	if err != nil || exit != 0 || out.Len() != size || strings.TrimSpace(stderr.String()) != strconv.Itoa(size) {
 		t.Errorf("%d, %v: %d bytes out, %q in", exit, err, out.Len(), &stderr)
 	}
 	// One that takes nothing does not hold up its own end.
 	b.program("exit 5\n")
-	if exit, err := s.Rsync(t.Context(), ConfigRoot, server, io.LimitReader(zeros{}, size), &out, nil); err != nil || exit != 5 {
+	if exit, err := s.Rsync(t.Context(), ConfigRoot, server, RsyncOptions{}, io.LimitReader(zeros{}, size), &out, nil); err != nil || exit != 5 {
 		t.Errorf("%d, %v", exit, err)
 	}
 	if role, err := s.Role(t.Context()); err != nil || role != status.Backup {
@@ -276,7 +276,7 @@ func TestCancelReachesOneThatIgnoresTERM(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	out, in := io.Pipe()
 	go func() { io.ReadFull(out, make([]byte, 3)); cancel(); io.Copy(io.Discard, out) }()
-	if _, err := s.Rsync(ctx, ConfigRoot, server, io.LimitReader(zeros{}, 8<<20), in, nil); !errors.Is(err, context.Canceled) {
+	if _, err := s.Rsync(ctx, ConfigRoot, server, RsyncOptions{}, io.LimitReader(zeros{}, 8<<20), in, nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	b.nothingLeft(s)
@@ -441,7 +441,7 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 		w.Write([]byte("some"))
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { time.Sleep(20 * time.Millisecond); cancel() }()
-		s.Rsync(ctx, ConfigRoot, server, r, io.Discard, nil) // ended while it waits for more
+		s.Rsync(ctx, ConfigRoot, server, RsyncOptions{}, r, io.Discard, nil) // ended while it waits for more
 		r.Close()
 		w.Close()
 	}

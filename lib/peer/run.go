@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/step"
 )
 
 const (
@@ -23,6 +25,7 @@ const (
 
 // run is what the session's reader knows of an rsync: where its frames go.
 type run struct {
+	names    *ahead
 	stdin    *inflow
 	stdout   *outflow
 	once     sync.Once
@@ -30,7 +33,7 @@ type run struct {
 }
 
 func newRun() *run {
-	return &run{stdin: newInflow(), stdout: newOutflow(), canceled: make(chan struct{})}
+	return &run{names: newAhead(), stdin: newInflow(), stdout: newOutflow(), canceled: make(chan struct{})}
 }
 
 // take takes one of the small letters; without a run they are for one that is over.
@@ -39,6 +42,8 @@ func (r *run) take(f frame) error {
 		return nil
 	}
 	switch f.kind {
+	case frameNames:
+		return r.names.put(f.body)
 	case frameStdin:
 		return r.stdin.put(f.body)
 	case frameClose:
@@ -52,33 +57,48 @@ func (r *run) take(f frame) error {
 }
 
 // command checks the words that the master's rsync would have ssh run, and
-// returns rsync's arguments.
-func command(words []string) ([]string, *Error) {
+// returns rsync's arguments. With fetch it sends, else it receives.
+func command(words []string, fetch bool) ([]string, *Error) {
 	if len(words) < 4 || filepath.Base(words[1]) != "rsync" || words[2] != "--server" {
 		return nil, refused("%.200q is not the command of an rsync server", words)
 	}
 	args := words[2:]
-	for _, a := range args {
-		for _, never := range []string{"--sender", "--daemon", "--config"} {
+	rest := args[1:]
+	if fetch {
+		if rest[0] != "--sender" {
+			return nil, refused("%.200q is not the command of an rsync that sends", words)
+		}
+		rest = rest[1:]
+	}
+	for _, a := range rest {
+		for _, never := range []string{"--sender", "--daemon", "--config", "--remove-s"} {
 			if strings.HasPrefix(a, never) {
-				return nil, refused("rsync %s is not run for another node", never)
+				return nil, refused("rsync %s is not run for another node", a)
 			}
 		}
 	}
-	if to := args[len(args)-1]; to != "." && to != "./" {
-		return nil, refused("rsync to %.200q: only the root itself, ./, is a destination", to)
+	if at := args[len(args)-1]; at != "." && at != "./" {
+		return nil, refused("rsync of %.200q: only the root itself, ./, is carried", at)
 	}
 	return args, nil
 }
 
 // own adds to rsync's arguments what the master cannot know: where temporary files
-// go; and that errors are told to the client, not to a standard error that it does not see.
+// go, if temp is not ""; and that errors are told to the client, not to a standard
+// error that it does not see.
 func (s *session) own(args []string, temp string) []string {
-	extra := []string{"--temp-dir=" + temp}
+	var extra []string
+	if temp != "" {
+		extra = append(extra, "--temp-dir="+temp)
+	}
 	if s.aside {
 		extra = append(extra, "--no-msgs2stderr")
 	}
-	return slices.Insert(args, 1, extra...)
+	at := 1
+	if args[at] == "--sender" {
+		at++ // it must stay the first but one
+	}
+	return slices.Insert(args, at, extra...)
 }
 
 // runRsync runs the server half of an rsync in a root.
@@ -87,15 +107,22 @@ func (s *session) runRsync(ctx context.Context, q rsyncRequest, r *run) (any, *E
 	if refusal != nil {
 		return nil, refusal
 	}
-	args, refusal := command(texts(q.Args))
-	if refusal == nil {
+	args, refusal := command(texts(q.Args), q.Fetch)
+	if refusal == nil && !q.Fetch {
 		refusal = s.host.mayChange()
 	}
 	if refusal != nil {
 		return nil, refusal
 	}
-	defer root.empty()
-	p, err := s.start(root.dir, s.own(args, root.temp))
+	temp := ""
+	if !q.Fetch {
+		if began, refusal := s.beforeRsync(ctx, root, q, r); refusal != nil || !began {
+			return rsyncAnswer{ended}, refusal
+		}
+		temp = root.temp
+		defer root.empty()
+	}
+	p, err := s.start(root.dir, s.own(args, temp))
 	if err != nil {
 		if _, gone := os.Stat(root.dir); gone != nil {
 			return nil, root.unreadable(gone)
@@ -103,16 +130,44 @@ func (s *session) runRsync(ctx context.Context, q rsyncRequest, r *run) (any, *E
 		return nil, &Error{Kind: kindFailed, Text: fmt.Sprintf("cannot run %s in %s: %v", s.rsync, root.dir, err),
 			Remedy: "correct $rsync in this node's skudonet-cluster.conf, or install rsync (Debian: apt-get install rsync)"}
 	}
+	step.At("peer.rsync.started")
 	if err := s.lock.note(p.cmd.Process.Pid); err != nil {
 		p.end()
 		return nil, &Error{Kind: kindFailed, Text: err.Error()}
 	}
 	defer s.lock.note(0)
-	return s.carry(ctx, p, r)
+	defer step.At("peer.rsync.ended")
+	return s.carry(ctx, p, r, q.Fetch)
+}
+
+// ended is the exit status of an rsync that was ended before it began.
+const ended = 128 + int(unix.SIGKILL)
+
+// beforeRsync takes the names of what rsync may write, and prepares for that. It
+// returns false if the client has ended it already.
+func (s *session) beforeRsync(ctx context.Context, root *root, q rsyncRequest, r *run) (bool, *Error) {
+	if q.Names < 0 || q.Names > maxNamesAhead {
+		return false, refused("%d bytes of paths: at most %d MiB are taken", q.Names, maxNamesAhead>>20)
+	}
+	data, ok := r.names.take(ctx, q.Names, r.canceled)
+	if !ok {
+		return false, nil
+	}
+	paths, refusal := divided(data, root.name)
+	if refusal != nil {
+		return false, refusal
+	}
+	switch {
+	case q.Keep == nil:
+		root.synced = false // it may write anything
+	case len(paths) == 0:
+		return false, refused("rsync in %s: what it replaces is to be archived, but no path is named", root.name)
+	}
+	return true, s.prepare(ctx, root, paths, q.Keep)
 }
 
 // carry moves the streams until the process has ended, or must be ended.
-func (s *session) carry(ctx context.Context, p *process, r *run) (any, *Error) {
+func (s *session) carry(ctx context.Context, p *process, r *run, fetch bool) (any, *Error) {
 	stop := make(chan struct{})
 	send := func(f frame) bool { return s.sendUntil(stop, f) }
 	var in, out sync.WaitGroup
@@ -137,7 +192,9 @@ func (s *session) carry(ctx context.Context, p *process, r *run) (any, *Error) {
 		case <-r.canceled:
 			running = false
 		case <-tick.C:
-			refusal = s.host.mayChange()
+			if !fetch {
+				refusal = s.host.mayChange()
+			}
 			running = refusal == nil
 		}
 	}

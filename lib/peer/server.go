@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/version"
 )
@@ -26,6 +28,24 @@ type Host struct {
 	ConfigPath string // skudonet-cluster.conf
 	StatusFile string
 	RunDir     string // for the lock; it is made if it is missing
+	StateDir   string // for the record, the archives and the intent; it is made if it is missing
+
+	Machine  string        // contents of /etc/machine-id, "" if there is none
+	Skudonet func() string // version of Skudonet, "" if unknown; nil: unknown
+	Log      func(string)  // what this node's admin should know; nil: nobody is told
+}
+
+func (h Host) skudonet() string {
+	if h.Skudonet == nil {
+		return ""
+	}
+	return h.Skudonet()
+}
+
+func (h Host) log(text string) {
+	if h.Log != nil {
+		h.Log(text)
+	}
 }
 
 // role is what the status file says at this moment.
@@ -125,6 +145,12 @@ type session struct {
 	rsync string // program
 	aside bool   // which would write errors to its standard error
 	lock  *lock
+
+	clusterIP netip.Addr
+	archives  *archive.Store
+	limits    archive.Limits
+	set       string // which files both nodes look at; "": not said yet
+	waiting   bool   // there may be conflicts that wait
 }
 
 // request is a capital; run belongs to those for rsync.
@@ -260,6 +286,12 @@ func (s *session) next(ctx context.Context) (request, error) {
 // handle carries out one request, and gives its answer or why there is none.
 func (s *session) handle(ctx context.Context, q request) (any, *Error) {
 	switch q.kind {
+	case frameDigest, frameManifest, frameRsync, frameKeep:
+		if refusal := s.recover(ctx); refusal != nil {
+			return nil, refusal
+		}
+	}
+	switch q.kind {
 	case frameDigest:
 		return object(q, func(r DigestRequest) (any, *Error) { return s.digest(ctx, r) })
 	case frameManifest:
@@ -268,6 +300,12 @@ func (s *session) handle(ctx context.Context, q request) (any, *Error) {
 		return object(q, func(r rsyncRequest) (any, *Error) { return s.runRsync(ctx, r, q.run) })
 	case frameRole:
 		return roleAnswer{s.host.role()}, nil
+	case frameVector:
+		return s.standing()
+	case frameRenew:
+		return object(q, func(r renewRequest) (any, *Error) { return s.renew(ctx, r) })
+	case frameKeep:
+		return object(q, func(r KeepRequest) (any, *Error) { return s.keep(ctx, r) })
 	}
 	return nil, &Error{Kind: kindUnknown, Text: fmt.Sprintf("skd-inotify %s does not know the request %q", version.Version, q.kind), Remedy: upgrade}
 }
@@ -298,18 +336,26 @@ func (s *session) open(ctx context.Context, f frame) (*hello, error) {
 	h := &hello{Hello: Hello{Protocol: Protocol, Version: version.Version, Role: s.host.role(), Elects: s.host.elects()}}
 	if err := s.openRoots(ctx, g, h); err != nil {
 		h.Problem = err.Error()
-		h.Roots = nil
+		s.closeRoots()
+		h.Roots, s.roots = nil, nil
 	}
 	return h, nil
 }
 
 // close leaves the machine as it was.
 func (s *session) close() {
-	for _, r := range s.roots {
-		os.RemoveAll(r.temp)
-	}
+	s.closeRoots()
 	if s.lock != nil {
 		s.lock.release()
+	}
+}
+
+func (s *session) closeRoots() {
+	for _, r := range s.roots {
+		os.RemoveAll(r.temp)
+		if r.stand.Known && r.tree.Manifest().Digest() == r.stand.Tree.Digest {
+			r.remember(s.host.StateDir, true)
+		}
 	}
 }
 

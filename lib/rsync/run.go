@@ -35,6 +35,9 @@ type Job struct {
 	Source string   // directory, absolute
 	Files  []string // relative to Source; directories without what is in them
 
+	// Fetch brings the Files from Dest into Source instead.
+	Fetch bool
+
 	// Whole mirrors all of Source with Filters (rsync options), and deletes on
 	// the other side what is not in Source. It is for peers without our program.
 	Whole   bool
@@ -179,6 +182,8 @@ func (j Job) check() error {
 		return fmt.Errorf("rsync from %q: want an absolute directory that is not /", j.Source)
 	case j.Whole && j.Files != nil:
 		return fmt.Errorf("rsync from %s: the whole tree, or files of it, not both", j.Source)
+	case j.Fetch && j.Whole:
+		return fmt.Errorf("rsync into %s: only named files are fetched", j.Source)
 	case !j.Whole && len(j.Files) == 0:
 		return fmt.Errorf("rsync from %s: no files named", j.Source)
 	}
@@ -200,12 +205,15 @@ func (r Runner) args(j Job) []string {
 		}
 	}
 	a = append(a, "--numeric-ids", "--no-D", "--omit-dir-times", "--omit-link-times", "--timeout=60")
-	if temp := first(j.TempDir, r.TempDir); temp != "" {
+	if temp := first(j.TempDir, r.TempDir); temp != "" && !j.Fetch {
 		a = append(a, "--temp-dir="+temp)
 	}
 	a = append(a, r.Policy.Args...)
-	a = append(a, "-e", quote(r.Shell), strings.TrimRight(j.Source, "/")+"/", "peer:"+first(j.Dest, "./"))
-	return a
+	here, there := strings.TrimRight(j.Source, "/")+"/", "peer:"+first(j.Dest, "./")
+	if j.Fetch {
+		here, there = there, here
+	}
+	return append(a, "-e", quote(r.Shell), here, there)
 }
 
 func first(a, b string) string {

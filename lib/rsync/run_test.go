@@ -234,6 +234,36 @@ func TestNamedFiles(t *testing.T) {
 	}
 }
 
+func TestFetch(t *testing.T) {
+	b := newBackup(t)
+	into := filepath.Join(t.TempDir(), "stage")
+	os.Mkdir(into, 0o700)
+	var names []string
+	for i, name := range hostile {
+		write(t, b.dir, map[string]string{name: fmt.Sprint("content ", i)})
+		names = append(names, name)
+	}
+	os.Symlink("/etc/passwd", filepath.Join(b.dir, "link"))
+	os.Chmod(filepath.Join(b.dir, "raw\xff\xfe"), 0o600)
+	names = append(names, "link")
+	run1(t, b.runner(), Job{Source: into, Files: names, Fetch: true})
+	same(t, b.dir, into)
+
+	write(t, b.dir, map[string]string{"not named": "x"})
+	run1(t, b.runner(), Job{Source: into, Files: []string{"link"}, Fetch: true})
+	if _, err := os.Lstat(filepath.Join(into, "not named")); err == nil {
+		t.Error("more was fetched than was named")
+	}
+	_, err := b.runner().Run(context.Background(), Job{Source: into, Files: []string{"gone"}, Fetch: true})
+	var f *Failure
+	if !errors.As(err, &f) || f.Exit == 0 {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if _, err := b.runner().Run(context.Background(), Job{Source: into, Whole: true, Fetch: true}); err == nil {
+		t.Error("a whole tree is fetched")
+	}
+}
+
 // Same size, same time: what is named is sent.
 func TestSameSizeAndTime(t *testing.T) {
 	b := newBackup(t)

@@ -3,12 +3,12 @@ package scan
 import (
 	"context"
 	"errors"
-	"hash"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
+	"github.com/skudonet/skudonet-ce-cluster/lib/meaning"
 	"github.com/skudonet/skudonet-ce-cluster/lib/scan/beneath"
 	"golang.org/x/sys/unix"
 )
@@ -26,7 +26,7 @@ type look struct {
 	fd    int  // the root's directory
 	r     Report
 	space []byte
-	hash  hash.Hash
+	sum   meaning.Sum
 	inode map[uint64]bool // those that were looked at and have other names
 }
 
@@ -85,7 +85,7 @@ func (l *look) parent(fd int, path string) error {
 	}
 	e, err := beneath.Entry(path, &st)
 	if err == nil {
-		l.enter(e, memory{})
+		l.enter(e, attributes(&st))
 	}
 	return err
 }
@@ -110,12 +110,15 @@ func (l *look) whole() error {
 			return err
 		}
 		e, _ := beneath.Entry(".", &st)
-		l.enter(e, memory{})
+		l.enter(e, attributes(&st))
 	}
-	for _, name := range names {
-		if err := l.entry(at, name); err != nil {
+	if !l.read && l.manifest.Len() > 0 {
+		if names, err = l.survey(names); err != nil {
 			return err
 		}
+	}
+	if err := l.settle(names); err != nil {
+		return err
 	}
 	return l.sweep(".")
 }
@@ -154,9 +157,9 @@ func (l *look) entry(at int, path string) error {
 		case manifest.File:
 			again = l.file(at, path, &st)
 		case manifest.Link:
-			again = l.link(at, e)
+			again = l.link(at, e, &st)
 		default:
-			again, err = l.dir(at, e)
+			again, err = l.dir(at, e, &st)
 		}
 		if err == nil {
 			err = l.ctx.Err()
@@ -171,15 +174,8 @@ func (l *look) entry(at int, path string) error {
 
 // file looks at a file that was st a moment ago, and reads it if need be.
 func (l *look) file(at int, path string, st *unix.Stat_t) (again bool) {
-	known, _ := l.manifest.Get(path)
-	if m := l.memory[path]; !l.read && m != nil && known.Kind == manifest.File && known.Size == st.Size && m.still(st) {
-		e, _ := beneath.Entry(path, st)
-		e.Hash = known.Hash
-		if e == known {
-			m.walk = l.walk // by far the most frequent case
-		} else {
-			l.enter(e, *m)
-		}
+	if m := l.memory[path]; !l.read && m != nil && m.still(st) {
+		m.walk = l.walk
 		return false
 	}
 	now := time.Now()
@@ -190,12 +186,14 @@ func (l *look) file(at int, path string, st *unix.Stat_t) (again bool) {
 	defer unix.Close(fd)
 	e, err := beneath.Entry(path, &opened)
 	if err == nil {
-		e.Size, e.Hash, err = l.content(fd, opened.Size)
+		l.sum.Begin(meaning.Of(l.root.Name, path))
+		err = l.content(fd, opened.Size)
 	}
 	if err != nil {
 		return l.refused(path, err)
 	}
-	m := newMemory(&opened, now, e.Size)
+	m := newMemory(&opened, now, l.sum.Len())
+	e.Size, e.Hash = l.sum.End()
 	l.linked(&m)
 	l.enter(e, m)
 	return false
@@ -227,41 +225,40 @@ func (l *look) otherNames(before uint32) (paths []string) {
 
 // content reads size bytes at most, what the file had when it was opened: a
 // file that grows all the while still has an end.
-func (l *look) content(fd int, size int64) (int64, manifest.Hash, error) {
-	l.hash.Reset()
-	rest := size
-	for rest > 0 {
+func (l *look) content(fd int, size int64) error {
+	for l.sum.Len() < size {
 		if err := l.ctx.Err(); err != nil {
-			return 0, manifest.Hash{}, err
+			return err
 		}
-		n, err := beneath.Read(fd, l.space[:min(rest, int64(len(l.space)))])
+		n, err := beneath.Read(fd, l.space[:min(size-l.sum.Len(), int64(len(l.space)))])
 		if err != nil {
-			return 0, manifest.Hash{}, err
+			return err
 		}
 		if n == 0 {
 			break // it became shorter
 		}
-		l.hash.Write(l.space[:n])
-		rest -= int64(n)
+		l.sum.Write(l.space[:n])
 	}
-	return size - rest, manifest.Hash(l.hash.Sum(nil)), nil
+	return nil
 }
 
-func (l *look) link(at int, e manifest.Entry) (again bool) {
+// link looks at a symlink that was st a moment ago.
+func (l *look) link(at int, e manifest.Entry, st *unix.Stat_t) (again bool) {
+	now := time.Now()
 	var err error
 	if e.Target, err = beneath.Readlink(at, base(e.Path)); err != nil {
 		return l.refused(e.Path, err)
 	}
-	l.enter(e, memory{})
+	l.enter(e, newMemory(st, now, int64(len(e.Target))))
 	return false
 }
 
-// dir looks at a directory and everything in it. Errors are those that end the
+// dir looks at a directory, that was st a moment ago, and everything in it. Errors are those that end the
 // whole look.
-func (l *look) dir(at int, e manifest.Entry) (again bool, err error) {
+func (l *look) dir(at int, e manifest.Entry, st *unix.Stat_t) (again bool, err error) {
 	fd, err := beneath.Dir(at, base(e.Path))
 	if !beneath.Gone(err) {
-		l.enter(e, memory{})
+		l.enter(e, attributes(st))
 	}
 	if err != nil {
 		return l.refused(e.Path, err), nil
@@ -288,13 +285,9 @@ func (l *look) sweep(dir string) error {
 			continue // left in the meantime, or was there
 		}
 		at, _, err := beneath.Parent(l.fd, path)
-		switch {
-		case beneath.Gone(err):
-			err = l.gone(path)
-		case err != nil:
-			l.unreadable(path, err)
-			err = nil
-		default:
+		if err != nil {
+			err = l.lost(path, err)
+		} else {
 			err = l.entry(at, path)
 			unix.Close(at)
 		}
@@ -398,16 +391,26 @@ func (l *look) drop(path string) {
 // base is the last name of path.
 func base(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
-// newMemory is of a file that was st when it was opened, after the time now, and
+// attributes is the memory of a directory that was st; what is in it is remembered by itself.
+func attributes(st *unix.Stat_t) memory {
+	return memory{mode: uint16(st.Mode), uid: st.Uid, gid: st.Gid}
+}
+
+// newMemory is of a file or symlink that was st when it was opened, after the time now, and
 // of which size bytes were read.
 func newMemory(st *unix.Stat_t, now time.Time, size int64) memory {
-	m := memory{inode: st.Ino, ctime: st.Ctim.Nano(), mtime: st.Mtim.Nano()}
+	m := attributes(st)
+	m.inode, m.size, m.ctime, m.mtime = st.Ino, st.Size, st.Ctim.Nano(), st.Mtim.Nano()
 	m.doubtful = size != st.Size || m.ctime > now.Add(-racy).UnixNano()
 	m.linked = st.Nlink > 1
 	return m
 }
 
-// still tells whether a file that looks like st has the content it had.
+// still tells whether what looks like st is what it was: a directory but for what is in it.
 func (m *memory) still(st *unix.Stat_t) bool {
-	return !m.doubtful && m.inode == st.Ino && m.ctime == st.Ctim.Nano() && m.mtime == st.Mtim.Nano()
+	if m.doubtful || m.mode != uint16(st.Mode) || m.uid != st.Uid || m.gid != st.Gid {
+		return false
+	}
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR ||
+		m.inode == st.Ino && m.size == st.Size && m.ctime == st.Ctim.Nano() && m.mtime == st.Mtim.Nano()
 }

@@ -6,11 +6,15 @@
 // listed keeps what the manifest knew below it. A file that cannot be read
 // leaves the manifest, but is named in the Report, so that the peer's copy can be
 // left alone.
+//
+// Size and hash of a file are those of what it means (package meaning). Whether it must be read again is decided
+// as git's index decides: it is not if inode, size, ctime and mtime are what they were, unless its latest change was so
+// near to the reading that one more could have left the same times. What a whole tree has in common with its
+// manifest is found by examining alone (survey); the rest is looked at one by one.
 package scan
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -44,13 +48,16 @@ type Tree struct {
 	walk     uint32             // number of the latest walk
 }
 
-// memory is what a file looked like when it was read.
+// memory is what a path looked like when it was read. A directory has neither inode, size nor times.
 type memory struct {
 	inode        uint64
+	size         int64 // in bytes, not that of its meaning
 	ctime, mtime int64 // ns
+	uid, gid     uint32
 	walk         uint32
-	doubtful     bool // a change may have left no trace: read it again
-	linked       bool // the inode has other names
+	mode         uint16 // with the kind
+	doubtful     bool   // a change may have left no trace: read it again
+	linked       bool   // the inode has other names
 }
 
 // racy is how close to the reading of a file its latest change may lie without
@@ -141,7 +148,7 @@ func withoutBelow(paths []string) []string {
 }
 
 func (t *Tree) look(ctx context.Context, paths []string, read bool) (Report, error) {
-	l := look{Tree: t, ctx: ctx, read: read, space: make([]byte, 64<<10), hash: sha256.New()}
+	l := look{Tree: t, ctx: ctx, read: read, space: make([]byte, 64<<10)}
 	var err error
 	if l.fd, err = beneath.Top(t.root.Dir); err != nil {
 		return Report{}, err

@@ -221,12 +221,57 @@ func TestReadsNoMoreThanNeeded(tt *testing.T) {
 	t.memory["f"].doubtful = true
 	t.scan()("f")
 	for _, change := range []func(m *memory){
-		func(m *memory) { m.inode++ }, func(m *memory) { m.ctime++ }, func(m *memory) { m.mtime++ },
+		func(m *memory) { m.inode++ }, func(m *memory) { m.size++ }, func(m *memory) { m.ctime++ }, func(m *memory) { m.mtime++ },
+		func(m *memory) { m.mode++ }, func(m *memory) { m.uid++ }, func(m *memory) { m.gid++ },
 	} {
 		forge()
 		change(t.memory["f"])
 		t.scan()("f")
 	}
+}
+
+// farm is an L4 farm's file with one backend.
+func farm(state string) string {
+	return fmt.Sprintf(`{"farms": [{"name": "f", "backends": [{"name": "bck0", "state": %q}]}]}`, state)
+}
+
+// TestMeaningIsHashed lets farmguardian take a backend out and put it back, and then an admin.
+func TestMeaningIsHashed(tt *testing.T) {
+	t := newTree(tt, fileset.New())
+	t.mkdir("d")
+	t.write("f_l4xnat.cfg", farm("up"))
+	t.write("d/f_l4xnat.cfg", farm("up"))
+	t.scan()(".", "d", "d/f_l4xnat.cfg", "f_l4xnat.cfg")
+	before := t.Manifest().Digest()
+	t.write("f_l4xnat.cfg", farm("down"))
+	t.scan()()
+	t.look("f_l4xnat.cfg")()
+	t.changed(t.Scan(t.Context(), true))()
+	if t.Manifest().Digest() != before {
+		t.Error("another digest")
+	}
+	// It is read no more often than another file, though its size is not that of the entry.
+	e, _ := t.Manifest().Get("f_l4xnat.cfg")
+	if m := t.memory["f_l4xnat.cfg"]; m.size != int64(len(farm("down"))) || e.Size == m.size {
+		t.Errorf("size %d remembered, %d of the entry", m.size, e.Size)
+	}
+	e.Hash[0]++
+	t.Manifest().Set(e)
+	t.memory["f_l4xnat.cfg"].doubtful = false
+	t.scan()()
+	t.look("f_l4xnat.cfg")("f_l4xnat.cfg")
+	t.write("f_l4xnat.cfg", farm("off"))
+	t.scan()("f_l4xnat.cfg")
+	t.write("d/f_l4xnat.cfg", farm("down")) // not where Skudonet has its farms
+	t.scan()("d/f_l4xnat.cfg")
+	t.agrees()
+
+	of := newTree(tt, fileset.New())
+	of.root.Name = "rt_tables"
+	of.write("f_l4xnat.cfg", farm("up"))
+	of.scan()(".", "f_l4xnat.cfg")
+	of.write("f_l4xnat.cfg", farm("down"))
+	of.scan()("f_l4xnat.cfg")
 }
 
 func TestNote(tt *testing.T) {
@@ -650,12 +695,106 @@ func TestAgainstFreshScan(tt *testing.T) {
 	}
 }
 
-// many makes n small files, twenty in a directory.
-func many(tb testing.TB, n int) *Tree {
+// TestLargeTree changes something of every kind in a tree that is surveyed by two at a time.
+func TestLargeTree(tt *testing.T) {
+	t := &tree{tt, many(tt, few+200, 100), ""}
+	t.dir = t.root.Dir
+	t.must(os.Symlink("/etc", t.path("link")))
+	t.write("directory-3/f_l4xnat.cfg", "x")
+	for i := range 50 {
+		t.mkdir(fmt.Sprintf("deep/%d/empty", i))
+		t.write(fmt.Sprintf("deep/%d/f", i), "1")
+	}
+	t.must(ignore(t.Scan(t.Context(), false)))
+	t.agrees()
+	t.scan()()
+	time.Sleep(2 * racy) // nothing is doubtful any more
+	t.scan()()
+	t.scan()()
+	file := func(i int) string { return fmt.Sprintf("directory-%d/some-farm-%d_proxy.cfg", i/100, i) }
+	want := []string{file(0), file(110), "directory-11", "link", "deep/7", "deep/7/empty", "deep/7/f", "deep/8/f", "deep/9", "deep/new", "deep/new/f", "new"}
+	for i := 1100; i < 1200; i++ {
+		want = append(want, file(i))
+	}
+	t.write(file(0), "changed")
+	t.must(os.Chmod(t.path(file(110)), 0o600))
+	t.must(os.RemoveAll(t.path("directory-11")))
+	t.write("directory-11", "a file now")
+	t.must(os.Remove(t.path("link")))
+	t.must(os.Symlink("/usr", t.path("link")))
+	t.must(os.RemoveAll(t.path("deep/7")))
+	t.must(os.Remove(t.path("deep/8/f")))
+	t.must(os.Symlink("f", t.path("deep/8/f")))
+	t.must(os.Chmod(t.path("deep/9"), 0o700))
+	t.mkdir("deep/new")
+	t.write("deep/new/f", "1")
+	t.write("new", "1")
+	slices.Sort(want)
+	t.scan()(want...)
+	t.scan()()
+	t.agrees()
+	t.must(unix.Mkfifo(t.path("directory-5/fifo"), 0o600))
+	if r, err := t.Scan(t.Context(), false); err != nil || len(r.Changed) > 0 || len(r.Special) != 1 || r.Special[0].Path != "directory-5/fifo" {
+		t.Errorf("a FIFO: %+v, %v", r, err)
+	}
+	t.must(os.Remove(t.path("directory-5/fifo")))
+	if open, err := os.ReadDir("/proc/self/fd"); err != nil || len(open) > 50 {
+		t.Errorf("%d files are open, %v", len(open), err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	before := t.Manifest().Digest()
+	if r, err := t.Scan(ctx, false); !errors.Is(err, context.Canceled) || len(r.Changed) > 0 || t.Manifest().Digest() != before {
+		t.Errorf("a scan that is over before it begins: %+v, %v", r, err)
+	}
+}
+
+// TestRestlessLargeTree scans while directories come, go and turn into symlinks that lead outside.
+func TestRestlessLargeTree(tt *testing.T) {
+	t := &tree{tt, many(tt, few+200, 20), ""}
+	t.dir = t.root.Dir
+	outside := t.TempDir()
+	t.must(os.WriteFile(outside+"/secret", []byte("outside"), 0o644))
+	t.must(ignore(t.Scan(t.Context(), false)))
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		random := rand.New(rand.NewPCG(5, 6))
+		for ctx.Err() == nil {
+			at, away := t.path(fmt.Sprintf("directory-%d", random.IntN(20))), t.path("away")
+			if os.Rename(at, away) != nil {
+				continue
+			}
+			os.Symlink(outside, at)
+			runtime.Gosched()
+			os.Remove(at)
+			os.Rename(away, at)
+		}
+	})
+	for range 30 {
+		if _, err := t.Scan(t.Context(), false); err != nil {
+			t.Error(err)
+			break
+		}
+		for e := range t.Manifest().All() {
+			if strings.HasSuffix(e.Path, "secret") {
+				t.Error("the scan followed a symlink to", e.Path)
+			}
+		}
+	}
+	cancel()
+	wg.Wait()
+	t.must(ignore(t.Scan(t.Context(), false)))
+	t.agrees()
+}
+
+// many makes n small files, so many in a directory.
+func many(tb testing.TB, n, together int) *Tree {
+	tb.Helper()
 	dir := tb.TempDir()
 	for i := range n {
-		d := fmt.Sprintf("%s/directory-%d", dir, i/20)
-		if i%20 == 0 {
+		d := fmt.Sprintf("%s/directory-%d", dir, i/together)
+		if i%together == 0 {
 			if err := os.Mkdir(d, 0o755); err != nil {
 				tb.Fatal(err)
 			}
@@ -667,42 +806,70 @@ func many(tb testing.TB, n int) *Tree {
 	return New(Root{Name: "config", Dir: dir, Set: fileset.New()})
 }
 
+// processor is the time that all threads of this process have used.
+func processor(tb testing.TB) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkScan asks for the digest of a whole tree in which one file has changed.
 func BenchmarkScan(b *testing.B) {
-	t := many(b, 20000)
-	run := func(name string, full bool) {
-		b.Run(name, func(b *testing.B) {
+	for _, of := range []struct {
+		name        string
+		n, together int
+		full        bool
+	}{
+		{"300", 300, 20, false}, {"20000", 20000, 20, false}, {"20000 in one directory", 20000, 20000, false},
+		{"20000 full", 20000, 20, true},
+	} {
+		t := many(b, of.n, of.together)
+		time.Sleep(racy)
+		if _, err := t.Scan(b.Context(), false); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(of.name, func(b *testing.B) {
+			began, i := processor(b), 0
 			for b.Loop() {
-				if _, err := t.Scan(b.Context(), full); err != nil {
+				i++
+				if err := os.WriteFile(t.root.Dir+"/directory-0/some-farm-7_proxy.cfg", fmt.Append(nil, i), 0o644); err != nil {
 					b.Fatal(err)
 				}
+				before := t.Manifest().Digest()
+				if _, err := t.Scan(b.Context(), of.full); err != nil || t.Manifest().Digest() == before {
+					b.Fatal("no change seen", err)
+				}
 			}
+			b.ReportMetric(float64((processor(b)-began).Microseconds())/1e3/float64(b.N), "CPU-ms/op")
 		})
 	}
-	time.Sleep(racy)
-	run("full", true)
-	run("nothing to read", false)
+}
+
+// BenchmarkMemory is what a Tree of 20,000 files keeps.
+func BenchmarkMemory(b *testing.B) {
+	root := many(b, 20000, 20).root
 	var before, after runtime.MemStats
-	root := t.root
-	t = nil
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	t = New(root)
-	if _, err := t.Scan(b.Context(), false); err != nil {
-		b.Fatal(err)
-	}
-	t.Manifest().Below("nothing")
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	b.Run("memory", func(b *testing.B) {
-		for b.Loop() {
+	var kept uint64
+	for b.Loop() {
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		t := New(root)
+		if _, err := t.Scan(b.Context(), false); err != nil {
+			b.Fatal(err)
 		}
-		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/1e6, "MB")
-	})
-	runtime.KeepAlive(t)
+		t.Manifest().Below("nothing")
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		kept = after.HeapAlloc - before.HeapAlloc
+		runtime.KeepAlive(t)
+	}
+	b.ReportMetric(float64(kept)/1e6, "MB")
 }
 
 func BenchmarkLook(b *testing.B) {
-	t := many(b, 20000)
+	t := many(b, 20000, 20)
 	if _, err := t.Scan(b.Context(), false); err != nil {
 		b.Fatal(err)
 	}

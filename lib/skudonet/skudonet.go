@@ -63,7 +63,7 @@ type Service struct {
 // returns in words what was done. When ctx ends meanwhile it returns, but
 // Skudonet's own start goes on; Stop waits for it.
 func (s *Service) Start(ctx context.Context) (string, error) {
-	if err := s.carrier(); err != nil {
+	if err := s.Ready(); err != nil {
 		return "", err
 	}
 	if err := s.wait(ctx, forOthers, quiet, "another start or stop of Skudonet is under way; waiting for it"); err != nil && ctx.Err() != nil {
@@ -191,8 +191,9 @@ func (s *Service) RestoreLinks() ([]string, error) {
 	return restored, errors.Join(errs...)
 }
 
-// carrier refuses to start Skudonet when that would cut the node off.
-func (s *Service) carrier() error {
+// Ready tells whether Skudonet can be started: not without a carrier, when that
+// would cut the node off. Who restarts it asks before the stop.
+func (s *Service) Ready() error {
 	l, err := netlink.LinkByName(s.Interface)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", s.Interface, err)

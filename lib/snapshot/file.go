@@ -1,10 +1,10 @@
 package snapshot
 
 import (
-	"crypto/sha256"
 	"os"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
+	"github.com/skudonet/skudonet-ce-cluster/lib/meaning"
 	"github.com/skudonet/skudonet-ce-cluster/lib/scan/beneath"
 	"golang.org/x/sys/unix"
 )
@@ -41,13 +41,13 @@ func (src source) file(stage int) (e manifest.Entry, err error) {
 		return e, err
 	}
 
-	sum := sha256.New()
+	var sum meaning.Sum
+	sum.Begin(meaning.Of(src.root, src.path))
 	length := min(st.Size, whole)
 	if st.Size > whole {
 		length = piece
 	}
 	space := make([]byte, length)
-	size := int64(0)
 	for rest := st.Size; rest > 0; {
 		n, err := beneath.Read(in, space[:min(rest, int64(len(space)))])
 		if err != nil {
@@ -69,14 +69,13 @@ func (src source) file(stage int) (e manifest.Entry, err error) {
 		if _, err := out.Write(space[:n]); err != nil {
 			return e, ours(err)
 		}
-		size += int64(n)
 	}
 	if l == unknown && src.patient {
 		var now unix.Stat_t
 		if err := unix.Fstat(in, &now); err != nil {
 			return e, err
 		}
-		if now.Size != st.Size || now.Mtim != st.Mtim || now.Ctim != st.Ctim || size != st.Size {
+		if now.Size != st.Size || now.Mtim != st.Mtim || now.Ctim != st.Ctim || sum.Len() != st.Size {
 			return e, ErrBusy
 		}
 	}
@@ -87,7 +86,7 @@ func (src source) file(stage int) (e manifest.Entry, err error) {
 		return e, ours(err)
 	}
 	e, err = beneath.Entry(src.path, &st)
-	e.Size, e.Hash = size, manifest.Hash(sum.Sum(nil))
+	e.Size, e.Hash = sum.End()
 	return e, err
 }
 

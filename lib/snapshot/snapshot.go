@@ -89,17 +89,21 @@ func (s *Stage) empty() error {
 	return nil
 }
 
-// Copy puts path of the directory root into the stage, in place of an earlier
+// Root is the directory of a tree, and the tree's name, such as "config".
+type Root struct{ Name, Dir string }
+
+// Copy puts path of root's directory into the stage, in place of an earlier
 // copy, together with the directories above it: mode and owner alike, and the
 // mtime of what is no directory. Of a directory it makes just that, without what
-// is in it. No symlink is followed. The entry is what lies in the stage.
+// is in it. No symlink is followed. The entry is what lies in the stage, with size and hash of what
+// it means (package meaning).
 //
 // The error wraps ErrBusy while a file is open for writing, unless patient is
 // false: then it copies what there is, at most as much as the file had when
 // it was opened. It wraps fs.ErrNotExist if the path is gone, and ErrKind if it
 // is nothing to copy. Any other error is about reading it, the root, or the stage.
 // After an error an earlier copy of the path may still be there.
-func (s *Stage) Copy(root, path string, patient bool) (manifest.Entry, error) {
+func (s *Stage) Copy(root Root, path string, patient bool) (manifest.Entry, error) {
 	e, err := s.copy(root, path, patient)
 	if beneath.Gone(err) {
 		err = fs.ErrNotExist
@@ -110,11 +114,11 @@ func (s *Stage) Copy(root, path string, patient bool) (manifest.Entry, error) {
 	return e, nil
 }
 
-func (s *Stage) copy(root, path string, patient bool) (e manifest.Entry, err error) {
+func (s *Stage) copy(root Root, path string, patient bool) (e manifest.Entry, err error) {
 	if err := manifest.CheckPath(path); err != nil {
 		return e, err
 	}
-	from, err := beneath.Top(root)
+	from, err := beneath.Top(root.Dir)
 	if err != nil {
 		return e, apart(err)
 	}
@@ -149,7 +153,7 @@ func (s *Stage) copy(root, path string, patient bool) (e manifest.Entry, err err
 	if path == "." {
 		e, err = beneath.Entry(path, &above[0].st)
 	} else {
-		e, err = s.put(source{from, names[last], path, patient}, stage, to)
+		e, err = s.put(source{from, root.Name, names[last], path, patient}, stage, to)
 	}
 	if aerr := above.attributes(); err == nil {
 		err = aerr
@@ -187,6 +191,7 @@ func apart(err error) error {
 // source is what is copied.
 type source struct {
 	at      int // its directory
+	root    string
 	name    string
 	path    string
 	patient bool

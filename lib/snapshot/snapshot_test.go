@@ -73,7 +73,7 @@ func (s *stage) write(name string, content []byte) {
 // take copies path and checks that the copy, the entry and the original agree.
 func (s *stage) take(path string) manifest.Entry {
 	s.Helper()
-	e, err := s.Copy(s.root, path, true)
+	e, err := s.Copy(Root{Dir: s.root}, path, true)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -201,17 +201,17 @@ func TestCopyRefuses(t *testing.T) {
 			"nothing": fs.ErrNotExist, "nothing/below": fs.ErrNotExist, "file/below": fs.ErrNotExist,
 			"link/secret": fs.ErrNotExist, "fifo/below": fs.ErrNotExist, "fifo": ErrKind, "socket": ErrKind,
 		} {
-			if e, err := s.Copy(s.root, path, patient); !errors.Is(err, want) || e != (manifest.Entry{}) {
+			if e, err := s.Copy(Root{Dir: s.root}, path, patient); !errors.Is(err, want) || e != (manifest.Entry{}) {
 				t.Errorf("%s: %+v, %v; want %v", path, e, err, want)
 			}
 		}
 		for _, path := range []string{"", "..", "../x", "/etc/passwd", "a\x00"} {
-			if _, err := s.Copy(s.root, path, patient); err == nil || errors.Is(err, fs.ErrNotExist) {
+			if _, err := s.Copy(Root{Dir: s.root}, path, patient); err == nil || errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%q: %v", path, err)
 			}
 		}
 	}
-	if _, err := s.Copy(s.root+"-gone", "file", true); err == nil || errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.Copy(Root{Dir: s.root + "-gone"}, "file", true); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a root that is gone looks like a file that is gone: %v", err)
 	}
 	// Somebody cleaned up.
@@ -271,13 +271,13 @@ func TestOpenWriter(t *testing.T) {
 	if !OpenForWriting(s.path("f")) {
 		t.Error("somebody has it open for writing")
 	}
-	if _, err := s.Copy(s.root, "f", true); !errors.Is(err, ErrBusy) {
+	if _, err := s.Copy(Root{Dir: s.root}, "f", true); !errors.Is(err, ErrBusy) {
 		t.Errorf("%v, want %v", err, ErrBusy)
 	}
 	if b, _ := os.ReadFile(s.copyOf("f")); string(b) != "before" {
 		t.Errorf("the earlier copy is %q now", b)
 	}
-	e, err := s.Copy(s.root, "f", false)
+	e, err := s.Copy(Root{Dir: s.root}, "f", false)
 	if err != nil || e.Size != 13 || e.Hash != sha256.Sum256([]byte("before and ha")) {
 		t.Errorf("%+v, %v", e, err)
 	}
@@ -301,7 +301,7 @@ func TestWriterDuringCopy(t *testing.T) {
 		result := make(chan error, 1)
 		go func() {
 			for {
-				if _, err := s.Copy(s.root, "big", true); err != nil {
+				if _, err := s.Copy(Root{Dir: s.root}, "big", true); err != nil {
 					result <- err
 					return
 				}
@@ -332,7 +332,7 @@ func TestWriterDuringCopy(t *testing.T) {
 	go func() {
 		for {
 			last := opened.Load()
-			e, err := s.Copy(s.root, "big", false)
+			e, err := s.Copy(Root{Dir: s.root}, "big", false)
 			if err == nil && e.Size != 64<<20 {
 				err = fmt.Errorf("%d bytes", e.Size)
 			}
@@ -408,7 +408,7 @@ func TestHammered(t *testing.T) {
 	good := [2]int{}
 	busy := 0
 	for deadline := time.Now().Add(20 * time.Second); good[0]+good[1] < 500 && time.Now().Before(deadline); {
-		e, err := s.Copy(s.root, "f", true)
+		e, err := s.Copy(Root{Dir: s.root}, "f", true)
 		if errors.Is(err, ErrBusy) {
 			busy++
 			time.Sleep(100 * time.Microsecond)
@@ -451,7 +451,7 @@ func TestReplaced(t *testing.T) {
 	defer wg.Wait()
 	defer end.Store(true)
 	for range 300 {
-		_, err := s.Copy(s.root, "f", true)
+		_, err := s.Copy(Root{Dir: s.root}, "f", true)
 		s.must(err)
 		got, err := os.ReadFile(s.copyOf("f"))
 		s.must(err)
@@ -502,7 +502,7 @@ func TestWithoutLeases(t *testing.T) {
 		}
 	})
 	<-writing
-	_, err = s.Copy(s.root, "big", true)
+	_, err = s.Copy(Root{Dir: s.root}, "big", true)
 	end.Store(true)
 	wg.Wait()
 	if !errors.Is(err, ErrBusy) {
@@ -527,7 +527,7 @@ func TestDiskFull(t *testing.T) {
 		fill := min(size, whole)
 		s.must(os.WriteFile(small+"/fill", make([]byte, 1<<20-fill), 0o600))
 		s.write("f", make([]byte, size))
-		_, err := s.Copy(s.root, "f", true)
+		_, err := s.Copy(Root{Dir: s.root}, "f", true)
 		if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "staging") {
 			t.Fatalf("%v, want %v", err, unix.ENOSPC)
 		}
@@ -543,6 +543,39 @@ func TestDiskFull(t *testing.T) {
 	s.take("f")
 }
 
+// TestEntryIsOfMeaning copies what farmguardian has changed: letter by letter, with the entry it had before, and
+// the one that a scan finds.
+func TestEntryIsOfMeaning(t *testing.T) {
+	s := newStage(t)
+	root := Root{Name: "config", Dir: s.root}
+	take := func(state string) manifest.Entry {
+		content := fmt.Appendf(nil, `{"farms": [{"name": "f", "backends": [{"name": "bck0", "state": %q}]}]}`, state)
+		s.write("f_l4xnat.cfg", content)
+		e, err := s.Copy(root, "f_l4xnat.cfg", true)
+		s.must(err)
+		copied, err := os.ReadFile(s.copyOf("f_l4xnat.cfg"))
+		s.must(err)
+		if !bytes.Equal(copied, content) {
+			t.Errorf("the copy is %q, want %q", copied, content)
+		}
+		tree := scan.New(scan.Root{Name: root.Name, Dir: root.Dir, Set: fileset.New()})
+		if _, err := tree.Scan(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+		if seen, _ := tree.Manifest().Get(e.Path); seen != e {
+			t.Errorf("the copy's entry is %+v, a scan's %+v", e, seen)
+		}
+		return e
+	}
+	up := take("up")
+	if down := take("down"); down != up {
+		t.Errorf("%+v became %+v", up, down)
+	}
+	if off := take("off"); off == up {
+		t.Error("maintenance is no change")
+	}
+}
+
 func BenchmarkCopy(b *testing.B) {
 	root := b.TempDir()
 	s, err := Open(filepath.Join(b.TempDir(), "stage"))
@@ -555,7 +588,7 @@ func BenchmarkCopy(b *testing.B) {
 		b.Run(fmt.Sprintf("%d KiB", size>>10), func(b *testing.B) {
 			b.SetBytes(int64(size))
 			for b.Loop() {
-				if _, err := s.Copy(root, "a/b/f", true); err != nil {
+				if _, err := s.Copy(Root{Dir: root}, "a/b/f", true); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -33,6 +33,7 @@ type Config struct {
 	ClusterIP  netip.Addr
 	Kind       transport.Kind
 	IgnoreLink bool       // $link_loss is "ignore"
+	Hesitant   bool       // never in a cluster, and $cluster_ip is not among its virtual interfaces: a start hesitates
 	Keys       []auth.Key // the password's, then the next password's; none: unsigned
 	CARPKeys   []carp.Key // likewise, where the election's dialect is not VRRP
 	Started    time.Time  // wall clock at the start, the base of the sequence
@@ -471,7 +472,7 @@ func (r *Router) start(how election.EventKind) {
 		r.since, r.reason = r.record.Since, r.record.Reason
 	}
 	r.save()
-	r.handle(election.Event{Kind: how})
+	r.handle(election.Event{Kind: how, Hesitant: how == election.Start && r.cfg.Hesitant})
 }
 
 // handle is the only way into the machine, and carries out what comes out of it.

@@ -156,6 +156,7 @@ type setup struct {
 	record     Record
 	lasting    Lasting
 	wall       time.Time
+	hesitant   bool
 }
 
 var usable = link.State{Name: "eth0", Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true, Has: true}
@@ -175,6 +176,7 @@ func (w *wire) join(o setup) *station {
 		Election: election.Config{Priority: o.priority, Interval: o.interval, DeadRatio: 3, Preempt: o.preempt,
 			Local: s.addr, Peer: netip.MustParseAddr(o.peer), Signed: len(o.passwords) > 0, Dialect: o.dialect},
 		Interface: "eth0", VRID: 1, ClusterIP: netip.MustParseAddr(clusterIP), Started: o.wall,
+		Hesitant: o.hesitant,
 	}
 	for _, p := range o.passwords {
 		cfg.Keys = append(cfg.Keys, secret(p))
@@ -255,6 +257,49 @@ func TestADayOfAdverts(t *testing.T) {
 		}
 		one.kill()
 		two.kill()
+	})
+}
+
+// The node that the how-to means is master, although the other one was started
+// first and would win the tie; and after that nobody hesitates.
+func TestFirstStart(t *testing.T) {
+	const words = "backup on eth0 vrid 1: the service started; first start: $cluster_ip is not a virtual interface here, so this node waits 10.828s"
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		two := w.join(setup{addr: b, peer: a, passwords: signed, hesitant: true})
+		w.after(7 * time.Second)
+		one := w.join(setup{addr: a, peer: b, passwords: signed})
+		w.after(time.Minute)
+		one.want(t, "master")
+		if got := strings.Join(two.enters, " "); got != "backup" {
+			t.Errorf("states of the hesitant node: %s", got)
+		}
+		if got := strings.Count(two.log.String(), words); got != 1 || strings.Contains(one.log.String(), "first start") {
+			t.Errorf("said %d times, want once, and not by the other:\n%s\n%s", got, two.log, one.log)
+		}
+		last := one.kept.Sent
+		one.kill()
+		w.after(last + latency + election.DownInterval(100, time.Second, 3) + time.Microsecond - w.now())
+		two.want(t, "master")
+		record := two.kept
+		two.kill()
+		w.after(time.Second)
+		again := w.join(setup{addr: b, peer: a, passwords: signed, hesitant: true, record: record})
+		w.after(time.Millisecond)
+		again.want(t, "master") // restarted in time
+		again.kill()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		alone := w.join(setup{addr: b, peer: a, passwords: signed, hesitant: true})
+		w.after(3*election.DownInterval(100, time.Second, 3) - time.Microsecond)
+		alone.want(t, "backup")
+		w.after(2 * time.Microsecond)
+		alone.want(t, "master")
+		if !strings.Contains(alone.log.String(), "no advertisement from anybody for 10.828s") {
+			t.Errorf("the log does not say why:\n%s", alone.log)
+		}
+		alone.kill()
 	})
 }
 

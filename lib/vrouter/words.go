@@ -11,7 +11,7 @@ import (
 func (r *Router) why(e election.Effect) string {
 	switch e.Reason {
 	case election.Started:
-		return "the service started"
+		return "the service started" + hesitation(e)
 	case election.Resumed:
 		return "the daemon restarted in time and goes on"
 	case election.MasterSilent:
@@ -45,7 +45,7 @@ func (r *Router) why(e election.Effect) string {
 	case election.LinkFailed:
 		return r.fault
 	case election.LinkReturned:
-		return "the link is back"
+		return "the link is back" + hesitation(e)
 	case election.Stopping:
 		return "the service stops"
 	case election.LowerOctets:
@@ -54,6 +54,14 @@ func (r *Router) why(e election.Effect) string {
 		return "priority 255 owns the address"
 	}
 	return "unknown reason"
+}
+
+// hesitation says why a node that was never in a cluster waits longer.
+func hesitation(e election.Effect) string {
+	if e.After == 0 {
+		return ""
+	}
+	return "; " + fmt.Sprintf("first start: $cluster_ip is not a virtual interface here, so this node waits %s for a node where it is", short(e.After))
 }
 
 // note says what did not change the state but is worth a line.

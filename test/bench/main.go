@@ -30,7 +30,12 @@ const (
 )
 
 func main() {
-	err := run(os.Args[1:], os.Stdout)
+	var err error
+	if dir := os.Getenv(holdTree); dir != "" {
+		err = hold(dir)
+	} else {
+		err = run(os.Args[1:], os.Stdout)
+	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 	case errors.As(err, new(usageError)):
@@ -118,7 +123,7 @@ func names(parts []part) []string {
 }
 
 func (b *bench) parts() []part {
-	parts := []part{{"code", b.code}, {"prompt", b.prompt}, {"idle", b.idle}}
+	parts := []part{{"code", b.code}, {"prompt", b.prompt}, {"digest", b.digests}, {"idle", b.idle}}
 	intervals := []time.Duration{time.Second, time.Second / 10, time.Second / 100}
 	if b.quick {
 		intervals = intervals[1:2]

@@ -122,6 +122,7 @@ func (p *pair) startOurs(n *lab.Node) {
 	d, err := n.Start(lab.DaemonSpec{Name: "skd-vrrpd", Args: []string{"nice", "-n", "-15", "skd-vrrpd"}, Restart: true})
 	p.check(err)
 	p.daemons[n] = d
+	p.backup(n) // whatever becomes of it; and whoever ended before has removed the status file
 }
 
 func (p *pair) upgrade(n *lab.Node) {

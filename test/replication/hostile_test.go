@@ -531,6 +531,8 @@ func TestTwentyThousandFiles(t *testing.T) {
 	}
 	// More names than one message holds are removed, too.
 	p.sh("mv farms gone; rm -rf gone")
+	p.problem("most files vanished", "sync --confirm")
+	p.run(p.LB1, "skd-inotify", "sync", "--confirm")
 	p.inStep()
 }
 

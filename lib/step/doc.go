@@ -1,0 +1,23 @@
+// Package step marks the places in the code at which a test may kill the
+// process: between two writes that must be right in this order. In a program
+// that is built as usual, At is nothing. Built with the tag "steps", it sends
+// SIGKILL to its own process when the environment variable SKD_STEP is the name
+// of the step; "name:3" is the third time that the step is reached.
+//
+// # Steps of lib/peer, on the backup
+//
+//	peer.journal.applied    a journal that was found is in place, the record not stored yet
+//	peer.renewed            a new identity is on the disk, the master does not know it
+//	peer.kept               the archive of a conflict is made, the master does not know it
+//	peer.archived           what is going to be replaced or removed is archived
+//	peer.intent             what is going to be written or removed is noted
+//	peer.rsync.started      rsync runs, nothing has reached it
+//	peer.rsync.ended        rsync has ended, the master does not know it
+//	peer.removing           some, but not all of the removals of a request are done
+//	peer.removed            the removals of a request are done
+//	peer.looked             the trees are looked at, the answer is not given
+//	peer.commit.synced      the files are on the disk, the record is not stored
+//	peer.commit.stored      the record is stored, what was noted of pushes is not removed
+//	peer.commit.forgotten   that is gone, conflicts are not marked resolved
+//	peer.commit.resolved    all is done, the master does not know it
+package step
