@@ -51,6 +51,7 @@ type Record struct {
 	Machine string          `json:"machine"` // /etc/machine-id of the system that ID was made for
 	Vector  vector.Vector   `json:"vector"`
 	Trees   map[string]Tree `json:"trees,omitempty"` // by the names of the roots
+	Files   map[string]int  `json:"files,omitempty"` // how many files each of them had
 }
 
 // Tree is the tree that the vector stands for.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"time"
 
@@ -12,10 +13,10 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/journal"
 	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
-	"github.com/skudonet/skudonet-ce-cluster/lib/meaning"
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 	"github.com/skudonet/skudonet-ce-cluster/lib/reconcile"
 	"github.com/skudonet/skudonet-ce-cluster/lib/step"
+	"github.com/skudonet/skudonet-ce-cluster/lib/swap"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vector"
 )
 
@@ -29,6 +30,8 @@ func (r *round) adopt(ctx context.Context, w work, parts []*part, theirs peer.St
 	if record.Trees == nil {
 		record.Trees = map[string]ledger.Tree{}
 	}
+	files := map[string]int{}
+	record.Files = files
 	var plan journal.Plan
 	for _, p := range parts {
 		changes, err := p.toBecome(ctx, w)
@@ -43,6 +46,7 @@ func (r *round) adopt(ctx context.Context, w work, parts []*part, theirs peer.St
 			return err
 		}
 		record.Trees[p.Name] = ledger.Tree{Digest: p.theirs.Digest(), Set: r.set}
+		files[p.Name] = p.theirs.Files()
 		if len(changes) > 0 {
 			plan.Parts = append(plan.Parts, journal.Part{Root: p.Name, Dir: p.Dir, Changes: changes})
 		}
@@ -132,84 +136,22 @@ func fetch(ctx context.Context, stateDir string, from Peer, parts []journal.Part
 	return nil
 }
 
-// swap carries a plan out. What stands in the way, and is neither what the plan
-// replaces nor what it brings, is archived.
+// swap carries a plan out.
 func (r *round) swap(ctx context.Context, plan journal.Plan) error {
-	if len(plan.Parts) == 0 {
-		return finishRecord(r.cfg, plan.Record)
-	}
-	plan.Hash = meaning.Read
-	j, err := journal.Begin(r.cfg.StateDir, plan)
-	if err != nil {
-		return err
-	}
-	step.At("mirror.swap.begun")
-	return finish(ctx, r.cfg, j)
-}
-
-// finish ends a plan that was begun, now or before an interruption.
-func finish(ctx context.Context, cfg Config, j *journal.Journal) error {
-	late := lateArchive{cfg: cfg, dirs: map[string]string{}}
-	for _, root := range cfg.Roots {
-		late.dirs[root.Name] = root.Dir
-	}
-	problems, err := j.Apply(ctx, late.add)
-	if cerr := late.close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	for _, p := range problems {
-		cfg.Log.Warn("not replaced: "+name(p.Path), "why", p.Err)
-	}
-	step.At("mirror.swap.applied")
-	if err := finishRecord(cfg, j.Plan.Record); err != nil {
-		return err
-	}
-	step.At("mirror.swap.recorded")
-	if j.Plan.Reason != archive.Restore { // which leaves it to the admin
-		if err := cfg.Owe(); err != nil {
-			return err
-		}
-	}
-	return j.End()
-}
-
-func finishRecord(cfg Config, text json.RawMessage) error {
-	if text == nil {
-		return nil
-	}
-	var record ledger.Record
-	if err := json.Unmarshal(text, &record); err != nil {
-		return err
-	}
-	return cfg.Store(record)
-}
-
-// lateArchive is for what changed while a plan was made.
-type lateArchive struct {
-	cfg    Config
-	dirs   map[string]string
-	writer *archive.Writer
-}
-
-func (l *lateArchive) add(root, path string, _ manifest.Entry) error {
-	if l.writer == nil {
-		var err error
-		if l.writer, err = l.cfg.Archives.Begin(archive.Info{Reason: archive.Adopt, Peer: l.cfg.Peer, Holds: archive.Ours}); err != nil {
-			return err
-		}
-	}
-	return l.writer.Add(root, l.dirs[root], path)
-}
-
-func (l *lateArchive) close() error {
-	if l.writer == nil {
-		return nil
-	}
-	_, err := l.writer.Commit()
+	problems, err := r.cfg.node().Do(ctx, plan)
+	r.cfg.notReplaced(problems)
 	return err
+}
+
+// node is where trees are replaced.
+func (c Config) node() swap.Node {
+	return swap.Node{StateDir: c.StateDir, Archives: c.Archives, Peer: c.Peer, Store: c.Store, Owe: c.Owe}
+}
+
+func (c Config) notReplaced(problems []journal.Problem) {
+	for _, p := range problems {
+		c.Log.Warn("not replaced: "+name(p.Path), "why", p.Err)
+	}
 }
 
 // archiveReplaced keeps what a plan replaces or removes.
@@ -276,9 +218,19 @@ func changesOf(plan journal.Plan) (list []change) {
 // Recover ends what an interruption left half done. It is for before the engine
 // runs, and reports whether it changed a tree.
 func Recover(ctx context.Context, c Config) (changed bool, err error) {
-	j, err := journal.Pending(c.StateDir, meaning.Read)
-	if err != nil || j == nil {
-		return false, err
+	reason, problems, err := c.node().Recover(ctx)
+	c.notReplaced(problems)
+	if err != nil || reason != "" {
+		return reason != "", err
 	}
-	return true, finish(ctx, c, j)
+	for _, root := range c.Roots { // what was staged, but not begun
+		stage, err := journal.StageFor(c.StateDir, root.Dir)
+		if err == nil {
+			err = journal.Undo(c.StateDir, stage)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			c.Log.Warn("what was staged before an interruption stays there: " + err.Error())
+		}
+	}
+	return false, nil
 }

@@ -8,25 +8,48 @@ import (
 // alone is a round without a peer: what changed is recorded, so that it counts
 // when the peer is back, and is kept for then.
 func (r *round) alone(w work, parts []*part, res *result) {
-	clean := r.book.clean(parts, r.set)
-	r.lost = !clean && !w.confirmed && (r.vanished(w, parts) || r.lost)
-	if !r.lost && !clean && len(parts) == len(r.cfg.Roots) {
-		r.book.write(r.book.record.Vector.Raised(r.book.record.ID), parts, r.set)
-		if err := r.book.wait(); err != nil {
-			res.err = recordTrouble(err)
-			return
-		}
-		r.cfg.Troubles.Clear("record")
+	if res.err = r.enter(w, parts); res.err != nil {
+		return
 	}
 	for _, p := range parts {
 		for path := range p.wanted {
 			e, ok := p.tree.Manifest().Get(path)
-			if ok {
+			was, had := p.before[path]
+			switch {
+			case p.first, ok == had && e == was: // waits since an earlier round
+			case ok:
 				p.note(path, &e)
-			} else {
+			default:
 				p.note(path, nil)
 			}
 		}
 		p.left = append(p.left, slices.Sorted(maps.Keys(p.wanted))...)
 	}
+}
+
+// enter records what the trees hold, if that is new, without the peer.
+func (r *round) enter(w work, parts []*part) error {
+	clean := r.book.clean(parts, r.set)
+	if clean || w.confirmed {
+		r.lost = nil
+	} else if r.vanished(w, parts) || r.book.fewer(parts) {
+		r.lost = map[string]error{}
+		for _, p := range parts {
+			r.lost[p.Name] = p.trouble
+		}
+	}
+	for _, p := range parts {
+		if p.trouble == nil {
+			p.trouble = r.lost[p.Name]
+		}
+	}
+	if r.lost != nil || clean || len(parts) < len(r.cfg.Roots) {
+		return nil
+	}
+	r.book.write(r.book.record.Vector.Raised(r.book.record.ID), parts, r.set)
+	if err := r.book.wait(); err != nil {
+		return recordTrouble(err)
+	}
+	r.cfg.Troubles.Clear("record")
+	return nil
 }

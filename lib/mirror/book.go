@@ -44,9 +44,12 @@ func (b *book) write(v vector.Vector, parts []*part, set string) {
 	if b.record.Trees == nil {
 		b.record.Trees = map[string]ledger.Tree{}
 	}
+	files := map[string]int{}
 	for _, p := range parts {
 		b.record.Trees[p.Name] = p.stands(set)
+		files[p.Name] = p.tree.Manifest().Files()
 	}
+	b.record.Files = files
 	changed := map[string][]string{}
 	for _, p := range parts {
 		changed[p.Dir] = slices.Sorted(maps.Keys(p.wanted))

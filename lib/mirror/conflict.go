@@ -33,7 +33,15 @@ func (r *round) conflict(ctx context.Context, with Peer, parts []*part, theirs p
 		}
 	}
 	id := conflictID(theirs, parts)
+	// The peer first: if it has become master, it refuses, and nothing has happened.
 	known := slices.ContainsFunc(r.cfg.Archives.Waiting(), func(i archive.Info) bool { return i.ID == id })
+	if !slices.Contains(theirs.Waiting, id) {
+		_, err := with.Keep(limited, peer.KeepRequest{ID: id, Reason: archive.Conflict, Peer: r.cfg.Local, Ours: theirs.Vector, Theirs: r.book.record.Vector})
+		if err != nil {
+			return err
+		}
+	}
+	step.At("mirror.conflict.kept")
 	if !known {
 		info := archive.Info{Reason: archive.Conflict, ID: id, Waiting: true, Whole: true, Holds: archive.Theirs, Peer: r.cfg.Peer,
 			Ours: r.book.record.Vector, Theirs: theirs.Vector}
@@ -42,13 +50,6 @@ func (r *round) conflict(ctx context.Context, with Peer, parts []*part, theirs p
 		}
 	}
 	step.At("mirror.conflict.archived")
-	if !slices.Contains(theirs.Waiting, id) {
-		_, err := with.Keep(limited, peer.KeepRequest{ID: id, Reason: archive.Conflict, Peer: r.cfg.Local, Ours: theirs.Vector, Theirs: r.book.record.Vector})
-		if err != nil {
-			return err
-		}
-	}
-	step.At("mirror.conflict.kept")
 	if !known {
 		r.cfg.Log.Warn(fmt.Sprintf("this node and the peer %s were both master, apart from each other: this node's configuration stays; the other one is archived on both nodes", r.cfg.Peer),
 			"reason", d.Reason, "remedy", "skd-inotify history; skd-inotify resolve ours|theirs")

@@ -15,7 +15,7 @@ import (
 // look sees what has changed here.
 func (r *round) look(ctx context.Context, i int, w work) (*part, error) {
 	t, rw := r.trees[i], w.roots[i]
-	p := &part{Root: r.cfg.Roots[i], index: i, tree: t, impatient: map[string]bool{}, before: map[string]manifest.Entry{},
+	p := &part{Root: r.cfg.Roots[i], index: i, tree: t, first: t.Manifest().Len() == 0, impatient: map[string]bool{}, before: map[string]manifest.Entry{},
 		wanted: map[string]bool{}, busy: map[string]bool{}, except: map[string]bool{}, refused: map[string]string{},
 		left: rw.leave, forced: rw.forced, held: r.held[i], changes: map[string]manifest.Change{}, repairs: map[string]bool{}}
 	for _, path := range rw.overdue {

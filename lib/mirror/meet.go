@@ -79,7 +79,9 @@ func (r *round) meet(ctx context.Context, w work, parts []*part, res *result) er
 			}
 		}
 		if repair {
-			r.leaveStubborn(parts, theirs)
+			r.leaveStubborn(parts, r.skewed(theirs), w.asked)
+		} else {
+			r.noStubborn(parts)
 		}
 	case reconcile.InStep:
 		r.noStubborn(parts)
@@ -89,7 +91,7 @@ func (r *round) meet(ctx context.Context, w work, parts []*part, res *result) er
 	}
 	r.book.heard(theirs, parts, r.set)
 	r.waiting = r.conflictsOf(theirs.Waiting)
-	r.met, res.met = true, true
+	r.met, res.met, r.lost = true, true, nil
 	return nil
 }
 

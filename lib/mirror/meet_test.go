@@ -340,6 +340,24 @@ func TestWhatIsChangedWhileThePeerIsAwayCounts(t *testing.T) {
 	})
 }
 
+func TestChangesCountThoughTheNodesCannotBeCompared(t *testing.T) {
+	play(t, nil, func(w *world) {
+		at := w.record.Vector
+		w.roundError = errors.New("what would be replaced cannot be archived")
+		w.engine.Compare()
+		w.pass(time.Second)
+		w.write("a", "1")
+		w.pass(30 * time.Second)
+		if w.record.Vector.Compare(at) != vector.Ahead {
+			t.Errorf("not recorded: %v", w.record.Vector)
+		}
+		w.roundError = nil
+		w.pass(30 * time.Second)
+		w.same()
+		w.vectors()
+	})
+}
+
 func TestNothingCountsBeforeTheFirstComparison(t *testing.T) {
 	play(t, func(w *world) {
 		w.history(both(1), func(a, b vector.ID) vector.Vector { return vector.Vector{a: 1, b: 2} })
@@ -478,6 +496,23 @@ func TestMostFilesAtOnceAreNotRemoved(t *testing.T) {
 			}
 		})
 	})
+	t.Run("before the replicator was started, and the peer is away", func(t *testing.T) {
+		play(t, func(w *world) {
+			fill(w)
+			w.config.Established = true
+			w.history(both(1), both(1))
+			w.record.Files = map[string]int{"config": 50}
+			w.dialError = errors.New("no route to host")
+		}, func(w *world) {
+			w.pass(10 * time.Minute)
+			if w.record.Vector.Compare(w.standing.Vector) != vector.Equal {
+				t.Errorf("recorded: %v", w.record.Vector)
+			}
+			if !strings.Contains(fmt.Sprint(w.state.Problems), "29 are gone") {
+				t.Errorf("%v", w.state.Problems)
+			}
+		})
+	})
 	t.Run("the peer's newer tree is not adopted", func(t *testing.T) {
 		play(t, func(w *world) {
 			fill(w)
@@ -509,7 +544,7 @@ func TestARecordThatCannotBeWritten(t *testing.T) {
 			t.Errorf("%v", w.state.Problems)
 		}
 		w.storeError = nil
-		w.pass(6 * time.Minute)
+		w.pass(15 * time.Second)
 		w.vectors()
 		if len(w.state.Problems) != 0 {
 			t.Errorf("%v", w.state.Problems)

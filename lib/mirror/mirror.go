@@ -122,7 +122,7 @@ const (
 	quickCheck = time.Second            // until a big tree of the peer, which was not walked after a change, is
 	retryMin   = time.Second
 	retryMax   = time.Minute      // of a path
-	roundMax   = 10 * time.Second // of a round that broke
+	roundMax   = 10 * time.Second // of a round that broke, or was not recorded
 	manyPaths  = 50_000           // more than these are not remembered one by one
 	publishGap = 200 * time.Millisecond
 	shownPaths = 20
@@ -161,7 +161,6 @@ type Engine struct {
 	done     chan result
 
 	established bool // see package reconcile
-	confirmed   bool // an admin has confirmed what would not be sent otherwise
 
 	state     status.Replicator
 	stale     bool          // state has changed since it was published
@@ -344,7 +343,6 @@ func (e *Engine) collect() {
 			e.down(m)
 		case given:
 			e.waiters = append(e.waiters, m.waiter)
-			e.confirmed = e.confirmed || m.confirm
 		case asked:
 			e.compare(true)
 		case *errand:
@@ -456,10 +454,10 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 		e.answer(func(w *waiter) bool { return !w.full }, e.notConnected())
 		return e.cfg.GiveUp - now
 	}
-	hurry, wantFull := false, false
+	hurry, wantFull, confirmed := false, false, false
 	for _, w := range e.waiters {
 		if !w.started {
-			hurry, wantFull = true, wantFull || w.full
+			hurry, wantFull, confirmed = true, wantFull || w.full, confirmed || w.confirm
 			// What changed a moment ago may not have been reported yet: look for it.
 			e.full = true
 		}
@@ -492,9 +490,7 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 		for _, waiter := range e.waiters {
 			waiter.started = true
 		}
-		if w.full {
-			w.confirmed, e.confirmed = e.confirmed, false
-		}
+		w.asked, w.confirmed = wantFull, confirmed
 	}
 	if w.full {
 		e.cfg.Refresh()
@@ -642,7 +638,7 @@ func (e *Engine) finished(r result) {
 	if r.adopted {
 		e.cfg.Apply("the configuration of the peer was taken over")
 	}
-	failed := append(e.troubled(now, r), e.keep(now, r)...)
+	failed := slices.Concat(e.troubled(now, r), e.keep(now, r), r.alone)
 	e.report(r)
 	for i := range r.roots {
 		if r.peer != nil && !e.state.Peer.Weak && r.roots[i].trouble == nil {
@@ -670,6 +666,9 @@ func (e *Engine) interval(r result) time.Duration {
 	}
 	if r.partial && !r.full {
 		every = min(every, quickCheck)
+	}
+	if r.pending {
+		every = min(every, roundMax)
 	}
 	return every
 }

@@ -14,6 +14,7 @@ import (
 type part struct {
 	Root
 	index      int
+	first      bool  // nothing was known of the tree before
 	trouble    error // of this root: it is left alone
 	postponed  bool  // because of another root's trouble
 	same       bool  // before anything was sent

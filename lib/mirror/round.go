@@ -25,7 +25,8 @@ type work struct {
 	read        bool // and read it
 	fresh       bool // for the first time since the peer was reached
 	established bool
-	confirmed   bool // an admin wants it, however odd it looks
+	asked       bool // an admin wants both nodes to have the same
+	confirmed   bool // and that, however odd it looks
 	errand      *errand
 	began       time.Time
 	roots       []rootWork
@@ -54,6 +55,7 @@ type result struct {
 	full    bool
 	fresh   bool
 	partial bool // the peer has looked at the changed paths only
+	pending bool // what was sent could not be recorded
 	errand  bool // it was one
 	met     bool // it was decided whose configuration counts
 	adopted bool // it was the peer's
@@ -63,6 +65,7 @@ type result struct {
 	fixed   []change // that nobody made here: the peer differed
 	roots   []rootResult
 	special []string // left out: neither file nor directory nor link
+	alone   []string // that an admin asked for, and that was left alone there all the same, in words
 }
 
 type rootResult struct {
@@ -94,11 +97,11 @@ type round struct {
 	stages map[string]*snapshot.Stage
 
 	book     *book
-	met      bool          // since the connection it was decided whose configuration counts
-	keep     *peer.Keeping // what the peer archives
-	waiting  []string      // conflicts that no admin has resolved
-	resolved bool          // the peer must hear of a conflict that was
-	lost     bool          // most files vanished while there was no peer
+	met      bool             // since the connection it was decided whose configuration counts
+	keep     *peer.Keeping    // what the peer archives
+	waiting  []string         // conflicts that no admin has resolved
+	resolved bool             // the peer must hear of a conflict that was
+	lost     map[string]error // most files vanished while there was no peer: the trouble, by root
 	stubborn stubborn
 }
 
@@ -189,9 +192,18 @@ func (r *round) do(ctx context.Context, w work) (res result) {
 	}
 	if w.peer != nil && res.err == nil {
 		res.err = r.send(ctx, w, parts, &res)
+	} else if w.peer != nil && w.established && w.full && ctx.Err() == nil {
+		// The nodes could not be compared, so perhaps not for long. What is done here counts.
+		if err := r.enter(w, able(parts)); err != nil {
+			r.cfg.Troubles.Advise("record", err.Error(), "")
+		}
 	}
 	for _, p := range parts {
 		p.result(&res, &res.roots[p.index])
+	}
+	res.pending = r.book.failed != nil
+	if names := r.leftAlone(); w.asked && len(names) > 0 {
+		res.alone = []string{"left alone on the peer: " + sentence(names)}
 	}
 	return res
 }

@@ -3,8 +3,6 @@ package mirror
 import (
 	"maps"
 	"slices"
-
-	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 )
 
 // repairs is how often a file of the peer that nobody changed here is repaired.
@@ -23,14 +21,15 @@ func newStubborn() stubborn {
 }
 
 // leaveStubborn takes those files out of what is wanted that were repaired often
-// enough, or that another version of Skudonet may have changed.
-func (r *round) leaveStubborn(parts []*part, theirs peer.Standing) {
+// enough, unless an admin asks for it, or that another version of Skudonet may
+// have changed.
+func (r *round) leaveStubborn(parts []*part, skewed, asked bool) {
 	for _, p := range parts {
 		tries, alone := map[string]int{}, map[string]bool{}
 		for path := range p.repairs {
-			tries[path] = r.stubborn.tries[p.Name][path] + 1
-			if tries[path] > repairs || r.skewed(theirs) {
-				tries[path] = repairs
+			before := r.stubborn.tries[p.Name][path]
+			tries[path] = min(before+1, repairs)
+			if before >= repairs && !asked || skewed {
 				alone[path] = true
 				p.giveUp(path)
 			}
@@ -73,13 +72,18 @@ func (r *round) noStubborn(parts []*part) {
 	r.sayStubborn()
 }
 
-func (r *round) sayStubborn() {
-	var list []string
+// leftAlone names what was given up.
+func (r *round) leftAlone() (list []string) {
 	for _, root := range r.cfg.Roots {
 		for _, path := range slices.Sorted(maps.Keys(r.stubborn.alone[root.Name])) {
 			list = append(list, name(path))
 		}
 	}
+	return list
+}
+
+func (r *round) sayStubborn() {
+	list := r.leftAlone()
 	if len(list) == 0 {
 		r.cfg.Troubles.Clear("stubborn")
 		return

@@ -31,6 +31,18 @@ func (r *round) vanished(w work, parts []*part) bool {
 	return found
 }
 
+// fewer tells whether most of the files that the record was stored with are gone.
+// It is for a tree of which nothing else is known.
+func (b *book) fewer(parts []*part) (found bool) {
+	for _, p := range parts {
+		left := p.tree.Manifest().Files()
+		if gone := b.record.Files[p.Name] - left; p.first && gone >= manyGone && gone > left {
+			p.trouble, found = vanishedTrouble(p.Dir, gone), true
+		}
+	}
+	return found
+}
+
 func (p *part) gonefiles() (gone int) {
 	for path := range p.wanted {
 		if _, ok := p.tree.Manifest().Get(path); ok {

@@ -65,12 +65,14 @@ func (s *session) commit(ctx context.Context, c *Commit, a *DigestAnswer) *Error
 			a.NotCommitted = fmt.Sprintf("the vector of this node is %v, compared with the one to be stored", o)
 			return record, false, nil
 		}
-		trees := map[string]ledger.Tree{}
+		trees, files := map[string]ledger.Tree{}, map[string]int{}
 		for root, d := range c.Digests {
 			trees[root] = ledger.Tree{Digest: d, Set: c.Set}
+			r, _ := s.root(root)
+			files[root] = r.tree.Manifest().Files()
 		}
 		same = record.Vector.Compare(c.Vector) == vector.Equal && maps.Equal(record.Trees, trees)
-		record.Vector, record.Trees = c.Vector, trees
+		record.Vector, record.Trees, record.Files = c.Vector, trees, files
 		return record, !same, nil
 	})
 	if refusal != nil || a.NotCommitted != "" {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,6 +33,7 @@ func TestMain(m *testing.M) {
 		dir := os.Getenv("PEER_TEST_DIR")
 		if os.Getenv("PEER_TEST_DEAF") != "" {
 			// One that does not end by itself: it has the lock and hears no signal.
+			signal.Ignore(unix.SIGTERM) // which may come before it has stopped
 			l, err := takeLock(context.Background(), hostIn(dir).RunDir)
 			fmt.Println(l, err)
 			unix.Kill(os.Getpid(), unix.SIGSTOP)

@@ -2,7 +2,6 @@ package peer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,10 +12,9 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
 	"github.com/skudonet/skudonet-ce-cluster/lib/journal"
 	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
-	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
-	"github.com/skudonet/skudonet-ce-cluster/lib/meaning"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/step"
+	"github.com/skudonet/skudonet-ce-cluster/lib/swap"
 )
 
 // openState opens what this node knows of its configuration, and fills in h.
@@ -81,60 +79,20 @@ func (s *session) recover(ctx context.Context) *Error {
 // finish carries out what was begun before and interrupted: a journal changes the
 // tree, which must not be looked at half changed. The lock of the record is held.
 func (s *session) finish(ctx context.Context, notice func(string)) error {
-	j, err := journal.Pending(s.host.StateDir, meaning.Read)
-	if err != nil || j == nil {
-		return err
+	store := func(r ledger.Record) error {
+		if err := ledger.Store(s.host.StateDir, r); err != nil {
+			return s.host.stateless(err)
+		}
+		return nil
 	}
-	plan := j.Plan
-	problems, err := s.apply(ctx, j)
-	if err != nil {
-		return fmt.Errorf("a change of the configuration that was interrupted (%s) cannot be finished: %w", plan.Reason, err)
-	}
+	reason, problems, err := swap.Node{StateDir: s.host.StateDir, Archives: s.archives, Store: store}.Recover(ctx)
 	for _, p := range problems {
 		notice(fmt.Sprintf("%q in %s could not be changed: %v", p.Path, p.Root, p.Err))
 	}
-	step.At("peer.journal.applied")
-	if len(plan.Record) > 0 {
-		var record ledger.Record
-		if err := json.Unmarshal(plan.Record, &record); err != nil {
-			return fmt.Errorf("what was to be recorded after %s: %w", plan.Reason, err)
-		}
-		if err := ledger.Store(s.host.StateDir, record); err != nil {
-			return s.host.stateless(err)
-		}
+	if reason != "" && err == nil {
+		notice("a change of the configuration that was interrupted is finished: " + reason)
 	}
-	if err := j.End(); err != nil {
-		return err
-	}
-	notice("a change of the configuration that was interrupted is finished: " + plan.Reason)
-	return nil
-}
-
-// apply carries a journal out, and archives what came into its way meanwhile.
-func (s *session) apply(ctx context.Context, j *journal.Journal) ([]journal.Problem, error) {
-	var w *archive.Writer
-	defer func() {
-		if w != nil {
-			w.Abort()
-		}
-	}()
-	dirs := map[string]string{}
-	for _, p := range j.Plan.Parts {
-		dirs[p.Root] = p.Dir
-	}
-	problems, err := j.Apply(ctx, func(root, path string, _ manifest.Entry) (err error) {
-		if w == nil {
-			if w, err = s.archives.Begin(archive.Info{Reason: archive.Adopt, Holds: archive.Ours}); err != nil {
-				return err
-			}
-		}
-		return w.Add(root, dirs[root], path)
-	})
-	if w != nil && !w.Empty() {
-		_, cerr := w.Commit()
-		err = errors.Join(err, cerr)
-	}
-	return problems, err
+	return err
 }
 
 // standing answers what is known here at this moment.

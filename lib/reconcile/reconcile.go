@@ -74,6 +74,9 @@ func Decide(m Meeting) Decision {
 	d.RenewOurs = d.Reason == OurRollback
 	d.RenewTheirs = d.Reason == TheirRollback || d.Reason == Clone
 	if m.Same {
+		if !m.Theirs.Clean && m.Ours.Vector.Compare(m.Theirs.Vector) == vector.Behind {
+			d.Raise = true // theirs stands for another tree
+		}
 		return d
 	}
 	switch d.Reason {

@@ -35,6 +35,7 @@ func TestDecide(t *testing.T) {
 		{"and another one", dirty(a, v{a: 2}), clean(b, v{a: 1}), false, false, Decision{Push, Newer, false, true, false, false}},
 		{"the peer ruled while we were away", clean(a, v{a: 1}), clean(b, v{a: 1, b: 1}), false, false, Decision{Adopt, Newer, false, false, false, false}},
 		{"and changed something in its last moment", clean(a, v{a: 1}), dirty(b, v{a: 1, b: 1}), false, false, Decision{Adopt, Newer, false, true, false, false}},
+		{"and has it back since, so both have the same", clean(a, v{a: 1}), dirty(b, v{a: 1, b: 1}), true, false, Decision{InStep, Newer, false, true, false, false}},
 		{"the peer is ahead of an established master", clean(a, v{a: 1}), clean(b, v{a: 1, b: 1}), false, true, Decision{Conflict, Split, false, true, false, false}},
 		{"both ruled", clean(a, v{a: 2}), clean(b, v{a: 1, b: 1}), false, false, Decision{Conflict, Split, false, true, false, false}},
 

@@ -6,7 +6,6 @@
 //
 // # Steps of lib/peer, on the backup
 //
-//	peer.journal.applied    a journal that was found is in place, the record not stored yet
 //	peer.renewed            a new identity is on the disk, the master does not know it
 //	peer.kept               the archive of a conflict is made, the master does not know it
 //	peer.archived           what is going to be replaced or removed is archived
@@ -20,4 +19,21 @@
 //	peer.commit.stored      the record is stored, what was noted of pushes is not removed
 //	peer.commit.forgotten   that is gone, conflicts are not marked resolved
 //	peer.commit.resolved    all is done, the master does not know it
+//
+// # Steps of lib/mirror, on the master
+//
+//	mirror.synced             changed files are on the disk, the record is not stored
+//	mirror.recorded           the record is stored, the peer does not know it
+//	mirror.adopt.archived     what an adoption replaces is archived
+//	mirror.adopt.fetched      the peer's files are staged
+//	mirror.conflict.kept      the peer has archived its configuration whole
+//	mirror.conflict.archived  so has this node
+//	mirror.restore.archived   what a restoration replaces is archived
+//	mirror.restore.staged     the archived files are staged
+//
+// # Steps of lib/swap, on either node
+//
+//	swap.begun     the journal is on the disk, nothing has been changed
+//	swap.applied   the tree is changed, the record is not stored
+//	swap.recorded  the record is stored, the journal has not ended
 package step

@@ -13,9 +13,9 @@ import (
 
 // Where programs may die, by package step.
 var (
-	daemonSteps = []string{"mirror.synced", "mirror.recorded", "mirror.adopt.archived", "mirror.adopt.fetched", "mirror.swap.begun", "mirror.swap.applied",
-		"mirror.swap.recorded", "mirror.conflict.archived", "mirror.conflict.kept"}
-	peerSteps = []string{"peer.journal.applied", "peer.kept", "peer.archived", "peer.intent", "peer.rsync.started", "peer.rsync.ended", "peer.removing",
+	daemonSteps = []string{"mirror.synced", "mirror.recorded", "mirror.adopt.archived", "mirror.adopt.fetched", "swap.begun", "swap.applied",
+		"swap.recorded", "mirror.conflict.archived", "mirror.conflict.kept"}
+	peerSteps = []string{"swap.applied", "peer.kept", "peer.archived", "peer.intent", "peer.rsync.started", "peer.rsync.ended", "peer.removing",
 		"peer.removed", "peer.looked", "peer.commit.synced", "peer.commit.forgotten", "peer.commit.stored", "peer.commit.resolved"}
 )
 

@@ -125,7 +125,8 @@ func TestFlushDoesNotWaitForWhatCannotBeSent(t *testing.T) {
 
 func TestVanishingDirectory(t *testing.T) {
 	p := startPair(t)
-	p.sh(`for i in $(seq 40); do
+	p.sh(`mkdir stay; for i in $(seq 100); do echo >stay/$i; done # so that not most files vanish
+	for i in $(seq 40); do
 		mkdir -p van/ish/$i; for f in 1 2 3 4 5 6 7 8; do echo $i >van/ish/$i/$f; done
 		if [ $((i % 3)) = 0 ]; then mv van/ish van.$i; rm -rf van.$((i-3)) ; else rm -rf van/ish/$((i-1)); fi
 		if [ $((i % 7)) = 0 ]; then rm -rf van; fi

@@ -17,7 +17,11 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/test/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.RunTests(m, 3)) }
+func TestMain(m *testing.M) {
+	exit := lab.RunTests(m, 3)
+	os.RemoveAll(stepsDir)
+	os.Exit(exit)
+}
 
 const (
 	// limit is how long a test waits for something that takes moments.
