@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -120,7 +121,7 @@ func lock(ctx context.Context, dir string) (unlock func(), err error) {
 
 func (cl cluster) addresses() []address.Address {
 	// Neither who looks for an address nor who announces it minds its mask.
-	want, _ := address.Wanted(os.DirFS(cl.tree), cl.ip, cl.iface, 32)
+	want, _ := address.Wanted(os.DirFS(cl.tree), []netip.Prefix{netip.PrefixFrom(cl.ip, -1)}, cl.iface)
 	return want
 }
 

@@ -149,11 +149,22 @@ func (c *rtnl) receive(flags int) ([]byte, error) {
 }
 
 func appendAddr(b []byte, typ uint16, ip netip.Addr) []byte {
+	if ip.Is6() {
+		v := ip.As16()
+		return nlmsg.AppendAttr(b, typ, v[:])
+	}
 	v := ip.As4()
 	return nlmsg.AppendAttr(b, typ, v[:])
 }
 
-func appendIfAddrmsg(b []byte, bits int, link int32) []byte {
-	b = append(b, unix.AF_INET, byte(bits), 0, unix.RT_SCOPE_UNIVERSE)
+func appendIfAddrmsg(b []byte, family byte, bits int, link int32) []byte {
+	b = append(b, family, byte(bits), 0, unix.RT_SCOPE_UNIVERSE)
 	return binary.NativeEndian.AppendUint32(b, uint32(link))
+}
+
+func familyOf(ip netip.Addr) byte {
+	if ip.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
 }

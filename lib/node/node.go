@@ -127,12 +127,9 @@ func (n *Node) Run(ctx context.Context) {
 // before, and whether everything could be read.
 func (n *Node) reload() (old []address.Address, unread error) {
 	n.mu.Lock()
-	bits := n.bits
+	cluster := netip.PrefixFrom(n.conf.ClusterIP, n.bits)
 	n.mu.Unlock()
-	if bits == 0 {
-		bits = 32
-	}
-	want, notices := address.Wanted(os.DirFS(n.conf.ConfigDir), n.conf.ClusterIP, n.conf.Interface, bits)
+	want, notices := address.Wanted(os.DirFS(n.conf.ConfigDir), []netip.Prefix{cluster}, n.conf.Interface)
 	want, unread = keepUnread(want, n.addresses(), notices)
 	n.troubles.Check("unread", "virtual interfaces in "+n.conf.ConfigDir+": ", unread)
 	set := make(map[netip.Addr]bool, len(want))
