@@ -213,8 +213,8 @@ func TestNeighboursLearnIPv6(t *testing.T) {
 	run(t, `ip link set pv0 down; sysctl -qw net.ipv6.conf.pv0.accept_dad=0; ip link set pv0 up
 		ip -6 addr add 2001:db8::1/64 dev pv0 nodad; ip -6 neigh add 2001:db8::100 lladdr 02:00:00:00:00:99 nud stale dev pv0`)
 	target := Target{Link: index(t, "v0"), MAC: mac, Addr: vip6}
-	wantSent(t, []Target{target, {Link: target.Link, MAC: mac, Addr: vip}}, 2)
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) { // the first ones come before IPv6 is ready there
+		wantSent(t, []Target{target, {Link: target.Link, MAC: mac, Addr: vip}}, 2)
 		out, _ := exec.Command("ip", "-6", "neigh", "show", vip6.String(), "dev", "pv0").CombinedOutput()
 		if strings.Contains(string(out), mac.String()) {
 			return
