@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -120,8 +119,7 @@ func lock(ctx context.Context, dir string) (unlock func(), err error) {
 }
 
 func (cl cluster) addresses() []address.Address {
-	// Neither who looks for an address nor who announces it minds its mask.
-	want, _ := address.Wanted(os.DirFS(cl.tree), []netip.Prefix{netip.PrefixFrom(cl.ip, -1)}, cl.iface)
+	want, _ := address.Wanted(os.DirFS(cl.tree), cl.ips, cl.iface)
 	return want
 }
 
@@ -134,7 +132,7 @@ func (cl cluster) missing() ([]string, error) {
 	return names, err
 }
 
-// announce sends gratuitous ARP for all virtual addresses. On a backup nobody
+// announce sends gratuitous ARP or neighbour advertisements for all virtual addresses. On a backup nobody
 // may hear them, so that is no failure: the node may just have been demoted.
 func announce(c *cli.Context) error {
 	file := cmdline.Option(c, "status-file")

@@ -149,7 +149,8 @@ func (d *service) run(started time.Time) error {
 	}
 	cfg := virtualRouter(d.conf)
 	cfg.Keys, cfg.Started = d.keys(d.conf), started
-	d.router = vrouter.New(cfg, n, func(s link.State) (vrouter.Conn, error) { return d.open(cfg, s) }, bootclock.Now, d.log, troubles, record, lasting)
+	d.router = vrouter.New(cfg, n, func(s link.State, f vrouter.Family) (vrouter.Conn, error) { return d.open(cfg, s, f) }, bootclock.Now,
+		d.log, troubles, record, lasting)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -160,11 +161,13 @@ func (d *service) run(started time.Time) error {
 	go link.Watcher{
 		State: d.router.Link, Removed: n.Removed, Links: n.Links,
 		Trouble: func(err error) { d.log.Warn(err.Error()) },
-	}.Watch(ctx, d.conf.Interface, d.conf.LocalIP)
+	}.Watch(ctx, wanted(cfg))
 
-	d.log.Info(fmt.Sprintf("started on %s vrid %d for %s", d.conf.Interface, d.conf.VRID, d.conf.ClusterIP),
-		"version", version.Version, "local", d.conf.LocalIP, "peer", d.conf.RemoteIP, "transport", d.conf.Transport,
-		"interval", d.conf.AdvertInterval, "signed", len(cfg.Keys) > 0)
+	for _, f := range cfg.Families() {
+		d.log.Info(fmt.Sprintf("started on %s vrid %d for %s", d.conf.Interface, d.conf.VRID, f.ClusterIP),
+			"version", version.Version, "local", f.Local, "peer", f.Peer, "transport", d.conf.Transport,
+			"interval", d.conf.AdvertInterval, "signed", len(cfg.Keys) > 0)
+	}
 	watchdog, _ := daemon.SdWatchdogEnabled(false)
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	if d.router.Run(ctx, func() { tell(daemon.SdNotifyWatchdog) }, watchdog/2) {
@@ -202,13 +205,29 @@ func virtualRouter(c conf.Config) vrouter.Config {
 		Election: election.Config{Priority: c.Priority, Interval: c.AdvertInterval, DeadRatio: c.DeadRatio, Preempt: c.Preempt,
 			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != ""},
 		Interface: c.Interface, VRID: c.VRID, ClusterIP: c.ClusterIP, Kind: kinds[c.Transport],
+		Second:     vrouter.Family{Local: c.Second.LocalIP, Peer: c.Second.RemoteIP, ClusterIP: c.Second.ClusterIP},
 		IgnoreLink: c.LinkLoss == conf.LinkLossIgnore,
 	}
 }
 
-func (d *service) open(cfg vrouter.Config, s link.State) (vrouter.Conn, error) {
+// wanted is what the interface must have for that.
+func wanted(cfg vrouter.Config) link.Want {
+	want := link.Want{Name: cfg.Interface}
+	for _, f := range cfg.Families() {
+		want.Local = append(want.Local, f.Local)
+		want.LinkLocal = want.LinkLocal || cfg.FromLinkLocal(f)
+		want.Not = append(want.Not, f.ClusterIP)
+	}
+	return want
+}
+
+func (d *service) open(cfg vrouter.Config, s link.State, f vrouter.Family) (vrouter.Conn, error) {
+	local := f.Local
+	if cfg.FromLinkLocal(f) {
+		local = s.LinkLocal.Addr
+	}
 	return transport.Open(transport.Config{Kind: cfg.Kind, Interface: s.Name, Index: s.Index,
-		Local: d.conf.LocalIP, Peer: d.conf.RemoteIP, Port: d.conf.UDPPort, VRID: cfg.VRID, Copied: d.router.Copied})
+		Local: local, Peer: f.Peer, Port: d.conf.UDPPort, VRID: cfg.VRID, Copied: d.router.Copied})
 }
 
 // keys derives the key of each password, or reads it from a file of the run

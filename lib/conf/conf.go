@@ -53,7 +53,7 @@ func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + mask + `"`), n
 type Transport string
 
 const (
-	Multicast Transport = "multicast" // IP protocol 112 to 224.0.0.18
+	Multicast Transport = "multicast" // IP protocol 112 to 224.0.0.18 and ff02::12
 	Unicast   Transport = "unicast"   // IP protocol 112 to the peer
 	UDP       Transport = "udp"       // UDP to the peer, for clouds that pass nothing else
 )
@@ -72,7 +72,8 @@ type Config struct {
 	Path string // as given to Parse
 
 	Interface                    string
-	LocalIP, RemoteIP, ClusterIP netip.Addr // IPv4, all different
+	LocalIP, RemoteIP, ClusterIP netip.Addr // of one family, all different
+	Second                       Addresses  // of IPv6 where there are both families, and the others then of IPv4
 	Password, PasswordNext       Secret     // empty: adverts unsigned; no second password
 	VRID                         uint8      // 1 to 255
 	Protocol                     string     // "vrrp"
@@ -95,6 +96,18 @@ type Config struct {
 	VerifyInterval                         time.Duration // between full comparisons, 10 s to a day
 
 	interfaceLine, localIPLine int // for CheckHost
+}
+
+// Addresses are those of one virtual router. There is one for each family.
+type Addresses struct{ LocalIP, RemoteIP, ClusterIP netip.Addr }
+
+// Families are the addresses, by family: one, or that of IPv4 and that of IPv6.
+func (c Config) Families() []Addresses {
+	list := []Addresses{{c.LocalIP, c.RemoteIP, c.ClusterIP}}
+	if c.Second != (Addresses{}) {
+		list = append(list, c.Second)
+	}
+	return list
 }
 
 // Error is one thing wrong in the file.
@@ -186,8 +199,8 @@ func Load(path string) (Config, []Notice, error) {
 	return cfg, notices, err
 }
 
-// CheckHost tells whether $local_ip is an address of $interface on this host.
-// addrs lists the addresses of an interface, and fails when there is none of
+// CheckHost tells whether $local_ip is an address of $interface on this host,
+// or both are. addrs lists the addresses of an interface, and fails when there is none of
 // that name. The error is an Error that wraps the one of addrs.
 func (c Config) CheckHost(addrs func(iface string) ([]netip.Addr, error)) error {
 	file := filepath.Base(c.Path)
@@ -196,23 +209,24 @@ func (c Config) CheckHost(addrs func(iface string) ([]netip.Addr, error)) error 
 		return Error{file, c.interfaceLine, "interface", fmt.Sprintf("%q: %v", c.Interface, err), err}
 	}
 	names := make([]string, len(have))
-	swapped := false
 	for i, a := range have {
-		a = a.Unmap()
-		if a == c.LocalIP {
-			return nil
+		have[i] = a.Unmap().WithZone("")
+		names[i] = have[i].String()
+	}
+	for _, f := range c.Families() {
+		if slices.Contains(have, f.LocalIP) {
+			continue
 		}
-		swapped = swapped || a == c.RemoteIP
-		names[i] = a.String()
+		text := fmt.Sprintf("%q: not on %s, which has ", f.LocalIP, c.Interface)
+		switch {
+		case slices.Contains(have, f.RemoteIP):
+			text += "$remote_ip: swap $local_ip and $remote_ip on this node"
+		case len(names) > 0:
+			text += strings.Join(names, ", ") + ": want this node's own address on that interface"
+		default:
+			text += "no address: configure it there first, or correct $interface"
+		}
+		return Error{File: file, Line: c.localIPLine, Key: "local_ip", Text: text}
 	}
-	text := fmt.Sprintf("%q: not on %s, which has ", c.LocalIP, c.Interface)
-	switch {
-	case swapped:
-		text += "$remote_ip: swap $local_ip and $remote_ip on this node"
-	case len(names) > 0:
-		text += strings.Join(names, ", ") + ": want this node's own address on that interface"
-	default:
-		text += "no address: configure it there first, or correct $interface"
-	}
-	return Error{File: file, Line: c.localIPLine, Key: "local_ip", Text: text}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -278,26 +279,53 @@ func (p *parser) fill() {
 	}
 }
 
-// compare makes sure that the three addresses are three, one that was refused
-// being the zero Addr, and that UDP, which hosts of other networks can send
-// too, is signed.
+// compare makes sure that the three addresses of a family are three, one that
+// was refused being the zero Addr, that each key has the same families, and that
+// UDP, which hosts of other networks can send too, is signed.
 func (p *parser) compare(c *Config) {
-	differ := func(a, b string, same bool, want string) {
-		first, second := p.vars[a], p.vars[b]
-		if !same {
-			return
+	for _, f := range c.Families() {
+		p.differ("local_ip", "remote_ip", f.LocalIP, f.RemoteIP, "the address of the other node")
+		p.differ("local_ip", "cluster_ip", f.LocalIP, f.ClusterIP, "an address apart from those of the nodes")
+		p.differ("remote_ip", "cluster_ip", f.RemoteIP, f.ClusterIP, "an address apart from those of the nodes")
+		if f.LocalIP.IsValid() && f.RemoteIP.IsValid() && f.LocalIP.IsLinkLocalUnicast() != f.RemoteIP.IsLinkLocalUnicast() && f.LocalIP.Is6() {
+			p.fail(p.lineOf("remote_ip"), "remote_ip", fmt.Sprintf("%s: want a link-local address where $local_ip is one, and none where it is none", p.show(p.vars["remote_ip"].value)))
 		}
-		if first.line > second.line {
-			first, second = second, first
-		}
-		p.fail(second.line, second.name, fmt.Sprintf("%s: the same as $%s: want %s", p.show(second.value), first.name, want))
 	}
-	differ("local_ip", "remote_ip", c.LocalIP.IsValid() && c.LocalIP == c.RemoteIP, "the address of the other node")
-	differ("local_ip", "cluster_ip", c.LocalIP.IsValid() && c.LocalIP == c.ClusterIP, "an address apart from those of the nodes")
-	differ("remote_ip", "cluster_ip", c.RemoteIP.IsValid() && c.RemoteIP == c.ClusterIP, "an address apart from those of the nodes")
+	for _, k := range []struct {
+		name          string
+		first, second netip.Addr
+	}{{"remote_ip", c.RemoteIP, c.Second.RemoteIP}, {"cluster_ip", c.ClusterIP, c.Second.ClusterIP}} {
+		if have, want := families(k.first, k.second), families(c.LocalIP, c.Second.LocalIP); have != "" && want != "" && have != want {
+			p.fail(p.lineOf(k.name), k.name, fmt.Sprintf("%s: want the same as in $local_ip, %s", p.show(p.vars[k.name].value), want))
+		}
+	}
 	if password := p.vars["password"]; c.Transport == UDP && c.Password == "" && (password == nil || password.ok) {
 		p.fail(p.lineOf("transport"), "transport", `"udp": want a $password with it, because hosts of any network can send to a UDP port`)
 	}
+}
+
+func (p *parser) differ(a, b string, ofA, ofB netip.Addr, want string) {
+	if !ofA.IsValid() || ofA != ofB {
+		return
+	}
+	first, second := p.vars[a], p.vars[b]
+	if first.line > second.line {
+		first, second = second, first
+	}
+	p.fail(second.line, second.name, fmt.Sprintf("%s: the same as $%s: want %s", p.show(second.value), first.name, want))
+}
+
+// families says of which family the addresses of a key are, "" if there are none.
+func families(first, second netip.Addr) string {
+	switch {
+	case !first.IsValid():
+		return ""
+	case second.IsValid():
+		return "an IPv4 and an IPv6 address"
+	case first.Is4():
+		return "an IPv4 address"
+	}
+	return "an IPv6 address"
 }
 
 // advise says what works, but not well.

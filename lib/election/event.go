@@ -41,13 +41,14 @@ var eventNames = [...]string{"start", "resume", "tick", "advert", "unverifiable 
 
 func (k EventKind) String() string { return eventNames[k] }
 
-// Event is one input of the Machine. From, Priority and Interval belong to
+// Event is one input of the Machine. From, Priority, Interval and Rank belong to
 // Advert; Unverifiable has From alone.
 type Event struct {
 	Kind     EventKind
 	From     netip.Addr
 	Priority uint8
 	Interval time.Duration
+	Rank     int // breaks ties where it is not 0: positive if the sender's address is the higher one; else From and Config.Local do
 }
 
 // EffectKind says what is to be done.

@@ -97,7 +97,7 @@ func FuzzReceive(f *testing.F) {
 		r.now = time.Hour
 		r.start(election.Start)
 		for range 2 {
-			r.receive(transport.Packet{Src: peer, Dst: transport.Group, TTL: 255, Payload: packet, Arrived: time.Hour})
+			r.receive(r.legs[0], transport.Packet{Src: peer, Dst: transport.Group, TTL: 255, Payload: packet, Arrived: time.Hour})
 		}
 		if state := r.machine.State(); state != election.Backup || r.recv != 0 {
 			t.Errorf("%s after %x, %d accepted", state, packet, r.recv)
