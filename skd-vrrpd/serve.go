@@ -201,13 +201,15 @@ func notifier() func(string) {
 // virtualRouter turns the configuration into the election's terms.
 func virtualRouter(c conf.Config) vrouter.Config {
 	kinds := map[conf.Transport]transport.Kind{conf.Multicast: transport.Multicast, conf.Unicast: transport.Unicast, conf.UDP: transport.UDP}
-	return vrouter.Config{
+	cfg := vrouter.Config{
 		Election: election.Config{Priority: c.Priority, Interval: c.AdvertInterval, DeadRatio: c.DeadRatio, Preempt: c.Preempt,
 			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != ""},
 		Interface: c.Interface, VRID: c.VRID, ClusterIP: c.ClusterIP, Kind: kinds[c.Transport],
 		Second:     vrouter.Family{Local: c.Second.LocalIP, Peer: c.Second.RemoteIP, ClusterIP: c.Second.ClusterIP},
 		IgnoreLink: c.LinkLoss == conf.LinkLossIgnore,
 	}
+	_, cfg.AnyonesKey = c.Password.Key()
+	return cfg
 }
 
 // wanted is what the interface must have for that.
@@ -241,6 +243,15 @@ func (d *service) keys(c conf.Config) []auth.Key {
 		path := filepath.Join(d.places.RunDir, p.file)
 		if p.secret == "" || c.Password == "" {
 			os.Remove(path)
+			continue
+		}
+		if secret, ok := p.secret.Key(); ok {
+			os.Remove(path)
+			key, err := auth.NewKey(secret)
+			if err != nil {
+				panic(err) // package conf lets no other lengths through
+			}
+			keys = append(keys, key)
 			continue
 		}
 		if b, err := os.ReadFile(path); err == nil {

@@ -9,6 +9,7 @@
 package conf
 
 import (
+	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
@@ -48,6 +49,24 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(mask) }
 
 // MarshalJSON returns asterisks.
 func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + mask + `"`), nil }
+
+const (
+	hexPrefix        = "hex:"
+	minKey, maxKey   = 32, 64 // bytes
+	hexWords         = "hex: is followed by 64 to 128 hexadecimal digits"
+	passwordOrHexKey = "any text; 8 characters or more are advised; or hex: and 64 to 128 hexadecimal digits"
+)
+
+// Key returns the key that a secret of the form hex:DIGITS is, as it stands,
+// which is how keepalived has keys. Anything else is a password, and no key.
+func (s Secret) Key() (key []byte, ok bool) {
+	digits, ok := strings.CutPrefix(string(s), hexPrefix)
+	if !ok {
+		return nil, false
+	}
+	key, err := hex.DecodeString(digits)
+	return key, err == nil && len(key) >= minKey && len(key) <= maxKey
+}
 
 // Transport says how advertisements travel.
 type Transport string

@@ -302,6 +302,8 @@ func TestRefused(t *testing.T) {
 		{`$local_ip="::";`, `:7: $local_ip: "::": not the address of a host: want an IPv4 or IPv6 address, or one of each`},
 		{`$local_ip="::1";`, `:7: $local_ip: "::1": not the address of a host: want an IPv4 or IPv6 address, or one of each`},
 		{`$local_ip="ff02::12";`, `:7: $local_ip: "ff02::12": not the address of a host: want an IPv4 or IPv6 address, or one of each`},
+		{`$password="hex:00";`, `:7: $password: ********: hex: is followed by 64 to 128 hexadecimal digits: want any text; 8 characters or more are advised; or hex: and 64 to 128 hexadecimal digits`},
+		{`$password_next="hex:` + strings.Repeat("0g", 32) + `";`, `:7: $password_next: ********: hex: is followed by 64 to 128 hexadecimal digits: want any text; 8 characters or more are advised; or hex: and 64 to 128 hexadecimal digits`},
 		{`$remote_ip="224.0.0.18";`, `:7: $remote_ip: "224.0.0.18": not the address of a host: want an IPv4 or IPv6 address, or one of each`},
 		{`$remote_ip="0.0.0.0";`, `:7: $remote_ip: "0.0.0.0": not the address of a host: want an IPv4 or IPv6 address, or one of each`},
 		{`$interface="eth0:1";`, `:7: $interface: "eth0:1": a virtual interface: take the one that it stands on: want the name of a network interface`},
@@ -492,6 +494,29 @@ func TestLoad(t *testing.T) {
 	}
 	if _, _, err := Load(t.TempDir()); err == nil {
 		t.Error("a directory was read")
+	}
+}
+
+func TestKeysAsTheyAre(t *testing.T) {
+	digits := "000102030405060708090a0b0c0d0e0f101112131415161718191A1B1C1D1E1F"
+	c, notices, err := Parse(name, []byte(strings.Replace(minimal, "correct horse", "hex:"+digits, 1)+`$password_next="hex:`+strings.Repeat("ff", 64)+`";`))
+	if err != nil || len(notices) != 0 {
+		t.Fatal(err, notices)
+	}
+	var want []byte
+	for i := range 32 {
+		want = append(want, byte(i))
+	}
+	if key, ok := c.Password.Key(); !ok || !slices.Equal(key, want) {
+		t.Errorf("%x, %v", key, ok)
+	}
+	if key, ok := c.PasswordNext.Key(); !ok || len(key) != 64 {
+		t.Errorf("%x, %v", key, ok)
+	}
+	for _, s := range []Secret{"", "hex", "a password", "hex:", Secret("hex:" + strings.Repeat("00", 31)), Secret("hex:" + strings.Repeat("00", 65))} {
+		if _, ok := s.Key(); ok {
+			t.Errorf("%q is a key", string(s))
+		}
 	}
 }
 

@@ -93,7 +93,15 @@ func text[T ~string](field *T, want string) reader {
 	}}
 }
 
-func secret(field *Secret) reader { return text(field, "any text; 8 characters or more are advised") }
+func secret(field *Secret) reader {
+	return reader{want: passwordOrHexKey, set: func(v string) error {
+		if _, ok := Secret(v).Key(); !ok && strings.HasPrefix(v, hexPrefix) {
+			return errors.New(hexWords)
+		}
+		*field = Secret(v)
+		return nil
+	}}
+}
 
 func number[T uint8 | uint16 | int](field *T, low, high uint64) reader {
 	return reader{want: fmt.Sprintf("%d to %d", low, high), set: func(v string) error {

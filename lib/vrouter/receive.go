@@ -67,7 +67,7 @@ func (r *Router) receive(l *leg, p transport.Packet) {
 			}
 			return
 		}
-		if l.fromLinkLocal {
+		if l.fromLinkLocal && !r.cfg.AnyonesKey {
 			from = r.cfg.Election.Peer // whose addresses are in the key
 		}
 	}

@@ -39,6 +39,7 @@ type Config struct {
 	Kind       transport.Kind
 	IgnoreLink bool       // $link_loss is "ignore"
 	Keys       []auth.Key // the password's, then the next password's; none: unsigned
+	AnyonesKey bool       // the password is a key, which says nothing of the nodes that have it
 	Started    time.Time  // wall clock at the start, the base of the sequence
 }
 
