@@ -172,8 +172,12 @@ func (r *Router) accept(l *leg, src, from netip.Addr, seq auth.Sequence, signed 
 	switch same := len(r.heard.Addrs) == 1 && r.heard.Addrs[0] == l.ClusterIP; {
 	case !isPeer:
 	case !same:
-		r.troubles.Set(l.addresses, fmt.Sprintf("%s advertises %s and our $cluster_ip is %s; obeyed, "+
-			"but set the same $cluster_ip on both nodes", src, addressList(r.heard.Addrs), l.ClusterIP))
+		remedy := "set the same $cluster_ip on both nodes"
+		if !r.signed() {
+			remedy = "a keepalived drops ours for that: list $cluster_ip alone under virtual_ipaddress there, and others under virtual_ipaddress_excluded"
+		}
+		r.troubles.Set(l.addresses, fmt.Sprintf("%s advertises %s and our $cluster_ip is %s; obeyed, but %s",
+			src, addressList(r.heard.Addrs), l.ClusterIP, remedy))
 	default:
 		r.troubles.Clear(l.addresses)
 	}
