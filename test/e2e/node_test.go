@@ -33,7 +33,7 @@ func twoLinks(t *testing.T, changes keys) *pair {
 	t.Helper()
 	t.Parallel()
 	l := lab.Test(t, lab.Options{Links: 2, Config: changes})
-	return &pair{Lab: l, t: t, watch: l.Watch(lab.ClusterIP), conf: map[*lab.Node]keys{}, daemons: map[*lab.Node]*lab.Daemon{}}
+	return &pair{Lab: l, t: t, vip: lab.ClusterIP, watch: l.Watch(lab.ClusterIP), conf: map[*lab.Node]keys{}, daemons: map[*lab.Node]*lab.Daemon{}}
 }
 
 // speak is a Perl program that announces addresses from a packet socket, as request and as reply: speak LINK ADDRESS...
