@@ -280,12 +280,22 @@ func TestAnotherLinkLocalAddress(t *testing.T) {
 			two.addr = s.LinkLocal.Addr
 			return before(s, f)
 		}
-		two.router.Link(state("fe80::c"))
-		w.after(20 * time.Second)
-		two.want(t, "master")
-		one.want(t, "backup")
-		if opened != 1 || two.router.legs[0].source != netip.MustParseAddr("fe80::c") {
-			t.Errorf("opened %d times, source %v", opened, two.router.legs[0].source)
+		w.mu.Lock()
+		old := bytes.Clone(w.tapped[len(w.tapped)-1])
+		w.mu.Unlock()
+		for i, addr := range []string{"fe80::c", "fe80::d", "fe80::e", "fe80::f", "fe80::10", "fe80::11"} {
+			two.router.Link(state(addr))
+			w.after(20 * time.Second)
+			two.want(t, "master")
+			one.want(t, "backup")
+			if opened != i+1 || two.router.legs[0].source != netip.MustParseAddr(addr) {
+				t.Errorf("opened %d times, source %v", opened, two.router.legs[0].source)
+			}
+		}
+		w.deliver(nil, netip.MustParseAddr("fe80::a"), old)
+		w.after(time.Second)
+		if n := one.router.drops.total["replay"]; n != 1 || len(one.router.drops.total) != 1 {
+			t.Errorf("refused: %v, want an advert from the first address as a replay", one.router.drops.total)
 		}
 		if got := strings.Join(one.enters, " "); got != "backup" {
 			t.Errorf("states of the backup: %s", got)

@@ -67,9 +67,7 @@ func (r *Router) receive(l *leg, p transport.Packet) {
 			}
 			return
 		}
-		if l.fromLinkLocal && !r.cfg.AnyonesKey {
-			from = r.cfg.Election.Peer // whose addresses are in the key
-		}
+		from = r.named(l, r.signer(l, from))
 	}
 	if stale := r.now - p.Arrived; r.heard.Priority == 0 && stale > r.machine.MasterInterval() {
 		// Said before this process was paused: whoever was invited took over long ago.
@@ -130,14 +128,25 @@ func (r *Router) verify(l *leg, message, trailer []byte, src netip.Addr) (seq au
 	if err != nil {
 		return 0, err
 	}
-	if err := r.marks.Check(src, seq); err != nil {
+	sender := r.signer(l, src)
+	if err := r.marks.Check(sender, seq); err != nil {
 		if src == l.Peer || l.fromLinkLocal {
 			r.behind(src, seq)
 		}
 		return 0, err
 	}
-	r.marks.Move(src, seq)
+	r.marks.Move(sender, seq)
 	return seq, nil
+}
+
+// signer is the address by which the mark of whoever signed an advert is kept. A
+// link-local address may be another one after each boot, and nobody but the peer
+// has a key that was made of its address and ours.
+func (r *Router) signer(l *leg, src netip.Addr) netip.Addr {
+	if l.fromLinkLocal && !r.cfg.AnyonesKey {
+		return l.Peer
+	}
+	return src
 }
 
 // behind shouts when the peer itself, and not a replay of one packet, stays

@@ -159,6 +159,8 @@ func TestIPv6Announcements(t *testing.T) {
 			t.Error("a search for duplicates of the address has left the node")
 		}
 	}
+	p.run(p.LB1, "ip", "-6", "addr", "del", "fd77::80/64", "dev", "eth0")
+	p.logged(p.LB1, "brought up fd77::80/64 on eth0 (eth0:web), missing on a master")
 	standing := p.run(p.LB1, "ip", "-6", "addr", "show", "dev", "eth0", "to", lab.ClusterIP6.String())
 	if !strings.Contains(standing, "fd77::100/64 scope global nodad deprecated noprefixroute") {
 		t.Errorf("the address stands as %s", standing)
