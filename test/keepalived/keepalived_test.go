@@ -118,24 +118,37 @@ func (p *pair) configure(k theirs) {
 	if k.old {
 		every = "1" // it knows whole seconds only
 	}
-	fmt.Fprintf(&b, "}\nvrrp_instance lab {\n  state BACKUP\n  interface eth0\n  virtual_router_id 1\n  priority %d\n  advert_int %s\n", k.priority, every)
+	b.WriteString("}\n")
+	vips := []netip.Addr{p.vip}
+	if p.families == lab.Both {
+		vips = append(vips, lab.ClusterIP6)
+		b.WriteString("vrrp_sync_group lab {\n  group {\n    lab-24\n    lab-64\n  }\n}\n")
+	}
+	for _, vip := range vips {
+		p.instance(&b, k, vip, every)
+	}
+	p.check(os.MkdirAll(p.their.Root(path.Dir(config)), 0o755))
+	p.check(p.their.WriteFile(config, b.String(), 0o644))
+}
+
+// instance writes one virtual router.
+func (p *pair) instance(b *strings.Builder, k theirs, vip netip.Addr, every string) {
+	bits := 24
+	if vip.Is6() {
+		bits = 64
+	}
+	fmt.Fprintf(b, "vrrp_instance lab-%d {\n  state BACKUP\n  interface eth0\n  virtual_router_id 1\n  priority %d\n  advert_int %s\n", bits, k.priority, every)
 	if !k.preempt {
 		b.WriteString("  nopreempt\n")
 	}
 	if p.unicast {
-		fmt.Fprintf(&b, "  unicast_src_ip %s\n  unicast_peer {\n    %s\n  }\n", p.addr(p.their), p.addr(p.our))
+		fmt.Fprintf(b, "  unicast_src_ip %s\n  unicast_peer {\n    %s\n  }\n", p.addr(p.their), p.addr(p.our))
 	}
-	bits := 24
-	if p.vip.Is6() {
-		bits = 64
-	}
-	fmt.Fprintf(&b, "  virtual_ipaddress {\n    %s/%d dev eth0\n", p.vip, bits)
+	fmt.Fprintf(b, "  virtual_ipaddress {\n    %s/%d dev eth0\n", vip, bits)
 	for _, line := range k.more {
 		b.WriteString("    " + line + "\n")
 	}
 	b.WriteString("  }\n}\n")
-	p.check(os.MkdirAll(p.their.Root(path.Dir(config)), 0o755))
-	p.check(p.their.WriteFile(config, b.String(), 0o644))
 }
 
 // addr is a node's own address.
@@ -471,6 +484,45 @@ func TestIntervals(t *testing.T) {
 			p.holder(p.their)
 			p.outage(probe, since, p.down(p.their))
 		})
+	}
+}
+
+// One election of ours stands beside two of keepalived, which it holds together itself.
+func TestBothFamilies(t *testing.T) {
+	p := newPair(t, options{families: lab.Both, theirs: theirs{priority: 90}})
+	six := p.Watch(lab.ClusterIP6)
+	together := func(n *lab.Node) {
+		t.Helper()
+		p.holder(n)
+		lab.Eventually(t, limit, "the address of IPv6 on "+n.Name+" alone", func() (bool, string) {
+			has := func(c lab.Claim) bool { return c.Address }
+			_, one := six.Last(n, has)
+			_, other := six.Last(p.other(n), has)
+			return one && !other, fmt.Sprint(one, other)
+		})
+	}
+	p.start(p.our)
+	together(p.our)
+	p.start(p.their)
+	p.stays(p.our)
+	t.Log("hand-over, and back by a goodbye of theirs")
+	p.check(p.vrrpd.Signal(unix.SIGUSR2))
+	together(p.their)
+	p.stays(p.their)
+	p.stop(p.their)
+	together(p.our)
+	p.start(p.their)
+	t.Log("power cuts")
+	p.stays(p.our)
+	p.check(p.our.PowerOff())
+	together(p.their)
+	p.check(p.our.PowerOn())
+	p.start(p.our)
+	p.stays(p.their)
+	p.check(p.their.PowerOff())
+	together(p.our)
+	if log := p.vrrpd.Log(); strings.Contains(log, "refused an advertisement") {
+		t.Errorf("an advert of keepalived was refused:\n%s", log)
 	}
 }
 
