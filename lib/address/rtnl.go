@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -91,9 +92,11 @@ func (c *rtnl) batch(n int, typ, flags uint16, body func(b []byte, i int) []byte
 var errChanging = errors.New("rtnetlink: the list changes faster than it can be read")
 
 // dump asks for a list, again if it changed while the kernel was writing it, and hands over each entry. reset comes before
-// the first entry of every attempt.
+// the first entry of every attempt. For a while after thousands of addresses of IPv6 have come, the kernel works on one after the
+// other and takes each for a change, so the attempts are spread over half a second.
 func (c *rtnl) dump(typ uint16, body func(b []byte) []byte, reset func(), entry func(body []byte)) error {
-	for range 5 {
+	for pause := time.Duration(0); pause < 300*time.Millisecond; pause = max(2*pause, time.Millisecond) {
+		time.Sleep(pause)
 		reset()
 		complete, err := c.dumpOnce(typ, body, entry)
 		if err != nil {

@@ -96,9 +96,18 @@ func (w wire) next6(t *testing.T, ip ...netip.Addr) (netip.Addr, spoken) {
 	}
 }
 
+// solicit asks for an address from the wire, as often as a host that gets no answer, or an IPv6 that is not quite awake, needs.
+func solicit(t *testing.T, ip netip.Addr) {
+	fd := packetSocket(t, "p0", unix.SOCK_RAW, 0)
+	for range 10 {
+		transmit(t, fd, frame6(neighbour(neighborSolicitation, client6, solicited(ip), ip)))
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 var senders6 = []sender{
 	{"the kernel answers", func(t *testing.T, _ string) {
-		transmit(t, packetSocket(t, "p0", unix.SOCK_RAW, 0), frame6(neighbour(neighborSolicitation, client6, solicited(vip6), vip6)))
+		solicit(t, vip6)
 	}},
 	{"the kernel asks", func(t *testing.T, _ string) {
 		run(t, "ip -6 neigh flush all")
@@ -187,7 +196,7 @@ func TestOtherNeighbourMessagesPass(t *testing.T) {
 			}
 		}
 	}
-	transmit(t, packetSocket(t, "p0", unix.SOCK_RAW, 0), frame6(neighbour(neighborSolicitation, client6, solicited(own6), own6)))
+	solicit(t, own6)
 	w.next6(t, own6)
 }
 
