@@ -284,6 +284,13 @@ func TestBothFamilies(t *testing.T) {
 		}
 	}
 
+	t.Log("a master that executes itself anew stays one")
+	again := time.Now()
+	p.signal(p.LB1, unix.SIGHUP)
+	p.logged(p.LB1, "the daemon restarted in time and goes on")
+	p.awaitAdverts(wire, p.LB1, 10)
+	p.unchanged(again)
+
 	t.Log("a network that loses one family costs nothing but a line in the log")
 	for _, family := range []struct{ table, says string }{{"ip6", "the peer is heard over IPv4, but not over IPv6"}, {"ip", "the peer is heard over IPv6, but not over IPv4"}} {
 		since := time.Now()
