@@ -361,6 +361,13 @@ func TestIPv6WithDuplicateAddressDetection(t *testing.T) {
 	p.waitStatus(p.LB1, "master")
 	p.start(p.LB2)
 	p.waitMaster(p.LB1)
+	p.check(p.LB1.Cut())
+	p.waitStatus(p.LB2, "master")
+	p.logged(p.LB1, "fault on eth0 vrid 1: eth0 has no carrier")
+	p.check(p.LB1.Heal())
+	p.waitMaster(p.LB2) // its addresses are as they were
+	p.signal(p.LB2, unix.SIGUSR2)
+	p.waitMaster(p.LB1)
 	p.run(p.LB1, "sh", "-c", "ip link set eth0 down; ip link set eth0 up")
 	p.waitStatus(p.LB2, "master")
 	p.logged(p.LB1, "eth0 has no IPv6 address, $local_ip fd77::b is expected there")
