@@ -242,6 +242,39 @@ func TestTheOtherNodeHasOneFamily(t *testing.T) {
 	})
 }
 
+// A master that loses its address of one family says goodbye in the other one, so that nobody waits for a down interval.
+func TestGoodbyeInTheFamilyThatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		state := func(six link.Use) link.State {
+			s := usable
+			s.Local = []link.Local{{Use: link.Usable}, {Use: six}}
+			s.LinkLocal = &link.Local{Addr: netip.MustParseAddr("fe80::a"), Use: link.Usable}
+			return s
+		}
+		one, two := w.join(six1.with(signed, a, b)), w.join(six2.with(signed, b, a))
+		two.router.Link(state(link.Usable))
+		w.after(10 * time.Second)
+		two.want(t, "master")
+		two.router.Link(state(link.Absent))
+		w.after(5 * time.Millisecond)
+		two.want(t, "fault")
+		one.want(t, "master")
+		w.after(10 * time.Second)
+		two.router.Link(state(link.Usable))
+		w.after(10 * time.Second)
+		two.want(t, "backup")
+		one.want(t, "master")
+		if words := append(one.troubles.Words(), two.troubles.Words()...); len(words) != 0 {
+			t.Errorf("still shown: %v", words)
+		}
+		one.kill()
+		w.after(10 * time.Second)
+		two.want(t, "master")
+		two.kill()
+	})
+}
+
 // A copy of our link-local address is heard, unlike one of IPv4.
 func TestACopyOfTheLinkLocalAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

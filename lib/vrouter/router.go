@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
@@ -159,7 +160,7 @@ type Router struct {
 	deadline time.Duration
 	now      time.Duration // of the event that is handled
 
-	legs    []*leg // all have a Conn or none has
+	legs    []*leg // all have a Conn or none has, but in a fault
 	state   link.State
 	fault   string // why the link cannot carry the election
 	started bool   // the machine was
@@ -464,7 +465,9 @@ func (r *Router) tick() {
 }
 
 // isOpen tells whether there are sockets.
-func (r *Router) isOpen() bool { return r.legs[0].conn != nil }
+func (r *Router) isOpen() bool {
+	return slices.ContainsFunc(r.legs, func(l *leg) bool { return l.conn != nil })
+}
 
 func (r *Router) openLegs(s link.State) error {
 	for _, l := range r.legs {
@@ -480,10 +483,25 @@ func (r *Router) openLegs(s link.State) error {
 
 func (r *Router) closeLegs() {
 	for _, l := range r.legs {
-		if l.conn != nil {
-			l.conn.Close()
+		l.close()
+	}
+}
+
+func (l *leg) close() {
+	if l.conn != nil {
+		l.conn.Close()
+	}
+	l.conn, l.more = nil, false
+}
+
+// closeLost closes what a fault has taken. A family that is left can still say
+// goodbye for both.
+func (r *Router) closeLost(s link.State) {
+	for i, l := range r.legs {
+		lost := !s.Up || !s.Carrier || s.Index != r.state.Index || i >= len(s.Local) || !s.Local[i].Has()
+		if lost || l.fromLinkLocal && (s.LinkLocal == nil || !s.LinkLocal.Has() || !s.SameLinkLocal(r.state)) {
+			l.close()
 		}
-		l.conn, l.more = nil, false
 	}
 }
 
@@ -500,7 +518,11 @@ func (r *Router) linkIs(s link.State) {
 			r.fault = words
 			r.handle(election.Event{Kind: election.LinkLost})
 		}
-		r.closeLegs()
+		if usable {
+			r.closeLegs()
+		} else {
+			r.closeLost(s)
+		}
 	}
 	r.state, r.fault = s, words
 	if usable && !r.isOpen() {
@@ -651,6 +673,9 @@ func (r *Router) send(priority uint8) {
 	}
 	var failed error
 	for _, l := range r.legs {
+		if l.conn == nil {
+			continue // see closeLost
+		}
 		if err := r.sendIn(l, priority); err != nil {
 			failed = err
 			continue

@@ -310,6 +310,7 @@ func TestBothFamilies(t *testing.T) {
 	p.waitStatus(p.LB2, "master")
 	p.logged(p.LB1, "fault on eth0 vrid 1: $local_ip fd77::b is not on eth0, which has fd77::100")
 	answers(time.Now())
+	p.logged(p.LB2, "192.168.77.11 hands over") // said over IPv4, so that nobody waits
 	p.run(p.LB1, "ip", "-6", "addr", "add", p.LB1.Addr6(0).String()+"/64", "dev", "eth0", "nodad")
 	p.waitMaster(p.LB2)
 	p.neverTwo(since, slack)
