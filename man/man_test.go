@@ -422,7 +422,7 @@ func TestNames(t *testing.T) {
 	differ(t, "skd-inotify.8", noKeys(marked(read(t, "skd-inotify.8"), "Va")), fields(status.Replication{}))
 
 	var told []string
-	for _, v := range (hook.Environment{Interface: "x", ClusterIP: netip.IPv4Unspecified(), Config: "x", ConfigDir: "x",
+	for _, v := range (hook.Environment{Interface: "x", ClusterIP: netip.IPv4Unspecified(), ClusterIP6: netip.IPv6Unspecified(), Config: "x", ConfigDir: "x",
 		StatusFile: "x", RunDir: "x", StateDir: "x"}).For(hook.Start) {
 		name, _, _ := strings.Cut(v, "=")
 		told = append(told, name)

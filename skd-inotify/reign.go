@@ -58,7 +58,7 @@ func (d *service) reign(ctx context.Context, c mirror.Config) (mirror.Config, fu
 	c.StateDir = d.stateDir
 	c.Store = func(r ledger.Record) error { return ledger.Store(d.stateDir, r) }
 	c.Limits = archive.Limits{Keep: d.conf.ArchiveKeep, Age: archiveAge, Bytes: archiveBytes}
-	c.Holder = func() bool { return address.Holds(os.DirFS(d.conf.ConfigDir), d.conf.ClusterIP) }
+	c.Holder = func() bool { return address.Holds(os.DirFS(d.conf.ConfigDir), d.conf.ClusterIPs()...) }
 	c.Skudonet = skudonet.Version(ctx)
 	c.Established, c.OnEstablish, c.GiveUp = d.established()
 	c.Owe, c.Apply = func() error { return skudonet.Owe(d.runDir) }, d.apply

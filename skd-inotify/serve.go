@@ -203,8 +203,12 @@ func (d *service) run(stop <-chan os.Signal) error {
 		{Name: peer.ConfigRoot, Dir: d.conf.ConfigDir},
 		{Name: peer.RTTablesRoot, Dir: filepath.Dir(d.conf.RTTables), Only: filepath.Base(d.conf.RTTables)},
 	}
+	host := d.conf.RemoteIP
+	if host.Is6() && host.IsLinkLocalUnicast() {
+		host = host.WithZone(d.conf.Interface)
+	}
 	carrier := &mirror.Carrier{
-		SSH:     remote.Config{Host: d.conf.RemoteIP, Port: d.conf.SSHPort, KeyFile: d.conf.SSHKey},
+		SSH:     remote.Config{Host: host, Port: d.conf.SSHPort, KeyFile: d.conf.SSHKey},
 		Rsync:   rsync.Runner{Program: d.conf.Rsync, Shell: []string{self, "rsh"}, Socket: socket, Policy: d.rules.policy},
 		Command: d.peerCommand(), Exclude: d.conf.Exclude, Roots: roots, Notice: once(d.log.Warn),
 	}

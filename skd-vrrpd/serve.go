@@ -156,7 +156,8 @@ func (d *service) run(started time.Time) error {
 	if cfg.CARPKeys, err = carpKeys(d.conf); err != nil {
 		return err
 	}
-	d.router = vrouter.New(cfg, n, func(s link.State) (vrouter.Conn, error) { return d.open(cfg, s) }, bootclock.Now, d.log, troubles, record, lasting)
+	d.router = vrouter.New(cfg, n, func(s link.State, f vrouter.Family) (vrouter.Conn, error) { return d.open(cfg, s, f) }, bootclock.Now,
+		d.log, troubles, record, lasting)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -170,11 +171,13 @@ func (d *service) run(started time.Time) error {
 	go link.Watcher{
 		State: d.router.Link, Removed: n.Removed, Links: n.Links,
 		Trouble: func(err error) { d.log.Warn(err.Error()) },
-	}.Watch(ctx, d.conf.Interface, d.conf.LocalIP)
+	}.Watch(ctx, wanted(cfg))
 
-	d.log.Info(fmt.Sprintf("started on %s vrid %d for %s", d.conf.Interface, d.conf.VRID, d.conf.ClusterIP),
-		"version", version.Version, "local", d.conf.LocalIP, "peer", d.conf.RemoteIP, "protocol", d.conf.Protocol, "transport", d.conf.Transport,
-		"interval", d.conf.AdvertInterval, "signed", len(cfg.Keys) > 0)
+	for _, f := range cfg.Families() {
+		d.log.Info(fmt.Sprintf("started on %s vrid %d for %s", d.conf.Interface, d.conf.VRID, f.ClusterIP),
+			"version", version.Version, "local", f.Local, "peer", f.Peer, "protocol", d.conf.Protocol, "transport", d.conf.Transport,
+			"interval", d.conf.AdvertInterval, "signed", len(cfg.Keys) > 0)
+	}
 	watchdog, _ := daemon.SdWatchdogEnabled(false)
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	if d.router.Run(ctx, func() { tell(daemon.SdNotifyWatchdog) }, watchdog/2) {
@@ -209,28 +212,46 @@ func notifier() func(string) {
 func virtualRouter(c conf.Config) vrouter.Config {
 	dialects := map[conf.Protocol]election.Dialect{conf.VRRP: election.VRRP, conf.CARP: election.CARP, conf.Auto: election.Both}
 	kinds := map[conf.Transport]transport.Kind{conf.Multicast: transport.Multicast, conf.Unicast: transport.Unicast, conf.UDP: transport.UDP}
-	return vrouter.Config{
+	cfg := vrouter.Config{
 		Election: election.Config{Priority: c.Priority, Interval: c.AdvertInterval, DeadRatio: c.DeadRatio, Preempt: c.Preempt,
 			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != "", Dialect: dialects[c.Protocol]},
 		Interface: c.Interface, VRID: c.VRID, ClusterIP: c.ClusterIP, Kind: kinds[c.Transport],
+		Second:     vrouter.Family{Local: c.Second.LocalIP, Peer: c.Second.RemoteIP, ClusterIP: c.Second.ClusterIP},
 		IgnoreLink: c.LinkLoss == conf.LinkLossIgnore,
 	}
+	_, cfg.AnyonesKey = c.Password.Key()
+	return cfg
 }
 
 // hesitant tells whether this node is to leave the first promotion to the other
-// one: it never took part in a replication, and $cluster_ip is no virtual
-// interface here, which an admin makes on the node that has the configuration.
+// one: it never took part in a replication, and $cluster_ip, of either family, is
+// no virtual interface here, which an admin makes on the node that has the
+// configuration.
 func (d *service) hesitant() bool {
 	record, _, err := ledger.Peek(d.places.StateDir)
 	if err != nil {
 		d.log.Warn(fmt.Sprintf("whether this node took part in a cluster before cannot be told: %v", err))
 	}
-	return len(record.Vector) == 0 && !address.Holds(os.DirFS(d.conf.ConfigDir), d.conf.ClusterIP)
+	return len(record.Vector) == 0 && !address.Holds(os.DirFS(d.conf.ConfigDir), d.conf.ClusterIPs()...)
 }
 
-func (d *service) open(cfg vrouter.Config, s link.State) (vrouter.Conn, error) {
+// wanted is what the interface must have for that.
+func wanted(cfg vrouter.Config) link.Want {
+	want := link.Want{Name: cfg.Interface}
+	for _, f := range cfg.Families() {
+		want.Local = append(want.Local, f.Local)
+		want.LinkLocal = want.LinkLocal || cfg.FromLinkLocal(f)
+		want.Not = append(want.Not, f.ClusterIP)
+	}
+	return want
+}
+
+func (d *service) open(cfg vrouter.Config, s link.State, f vrouter.Family) (vrouter.Conn, error) {
 	c := transport.Config{Kind: cfg.Kind, Interface: s.Name, Index: s.Index,
-		Local: d.conf.LocalIP, Peer: d.conf.RemoteIP, Port: d.conf.UDPPort, VRID: cfg.VRID, Copied: d.router.Copied}
+		Local: f.Local, Peer: f.Peer, Port: d.conf.UDPPort, VRID: cfg.VRID, Copied: d.router.Copied}
+	if cfg.FromLinkLocal(f) {
+		c.Local = s.LinkLocal.Addr
+	}
 	if d.conf.Protocol != conf.VRRP {
 		c.InUDP = d.router.CARPInUDP
 	}
@@ -248,6 +269,15 @@ func (d *service) keys(c conf.Config) []auth.Key {
 		path := filepath.Join(d.places.RunDir, p.file)
 		if p.secret == "" || c.Password == "" {
 			os.Remove(path)
+			continue
+		}
+		if secret, ok := p.secret.Key(); ok {
+			os.Remove(path)
+			key, err := auth.NewKey(secret)
+			if err != nil {
+				panic(err) // package conf lets no other lengths through
+			}
+			keys = append(keys, key)
 			continue
 		}
 		if b, err := os.ReadFile(path); err == nil {

@@ -317,7 +317,7 @@ func (m *Machine) masterHears(now time.Duration, ev Event) {
 		}
 	case ev.Priority > m.cfg.Priority:
 		m.yield(now, ev, HigherPriority)
-	case ev.Priority == m.cfg.Priority && ev.From.Compare(m.cfg.Local) > 0:
+	case ev.Priority == m.cfg.Priority && m.outranks(ev):
 		m.yield(now, ev, HigherAddress)
 	default:
 		m.contest(now, ev)
@@ -564,6 +564,14 @@ func (m *Machine) answer(now time.Duration) bool {
 func (m *Machine) announce(now time.Duration) {
 	m.do(Effect{Kind: Announce})
 	m.announced = now
+}
+
+// outranks tells whether the sender of an advert has the higher address.
+func (m *Machine) outranks(ev Event) bool {
+	if ev.Rank != 0 {
+		return ev.Rank > 0
+	}
+	return ev.From.Compare(m.cfg.Local) > 0
 }
 
 // isCopy tells whether somebody advertises from our own address, which changes

@@ -59,6 +59,9 @@ func (n *Node) daemon() status.Daemon {
 		Peer: status.Peer{Address: n.conf.RemoteIP.String()},
 		Sent: r.Sent, Received: r.Received, Drops: r.Drops, Warnings: n.warnings,
 	}
+	if second := n.conf.Second.RemoteIP; second.IsValid() {
+		d.Peer.Second = second.String()
+	}
 	d.Guard, _ = n.standing.Load().(string)
 	for _, a := range n.want {
 		d.Addresses = append(d.Addresses, status.Address{Prefix: a.Prefix.String(), Label: a.Label, Up: n.up && !n.lacking[a.Prefix.Addr()]})

@@ -146,11 +146,11 @@ type session struct {
 	aside bool   // which would write errors to its standard error
 	lock  *lock
 
-	clusterIP netip.Addr
-	archives  *archive.Store
-	limits    archive.Limits
-	set       string // which files both nodes look at; "": not said yet
-	waiting   bool   // there may be conflicts that wait
+	clusterIPs []netip.Addr
+	archives   *archive.Store
+	limits     archive.Limits
+	set        string // which files both nodes look at; "": not said yet
+	waiting    bool   // there may be conflicts that wait
 }
 
 // request is a capital; run belongs to those for rsync.

@@ -81,7 +81,8 @@ type Address struct {
 // master a long silence is the rule.
 type Peer struct {
 	Address   string  `json:"address"`
-	LastHeard Moment  `json:"last_heard,omitzero"` // last advertisement that counted; absent if none did
+	Second    string  `json:"second_address,omitempty"` // of IPv6, where there are both families
+	LastHeard Moment  `json:"last_heard,omitzero"`      // last advertisement that counted; absent if none did
 	Priority  uint8   `json:"priority,omitempty"`
 	Interval  Seconds `json:"advert_interval_s,omitempty"`
 	Spoke     string  `json:"spoke,omitempty"` // SpeaksVRRP or SpeaksCARP: that advertisement

@@ -161,8 +161,12 @@ func (r Report) election(row rowFunc) {
 		row("protocol", "VRRPv3, and CARP because the peer is ucarp: upgrade that node, too")
 	}
 	p := d.Peer
+	name := p.Address
+	if p.Second != "" {
+		name += " and " + p.Second
+	}
 	if p.LastHeard.IsZero() {
-		row("peer", "%s, not heard yet", p.Address)
+		row("peer", "%s, not heard yet", name)
 		return
 	}
 	proof := "not signed"
@@ -170,10 +174,10 @@ func (r Report) election(row rowFunc) {
 		proof = "signature verified (" + p.Key + ")"
 	}
 	if p.Spoke == SpeaksCARP {
-		row("peer", "%s, last heard %s, with CARP, every %s, digest verified (%s)", p.Address, r.when(p.LastHeard), p.Interval, p.Key)
+		row("peer", "%s, last heard %s, with CARP, every %s, digest verified (%s)", name, r.when(p.LastHeard), p.Interval, p.Key)
 		return
 	}
-	row("peer", "%s, last heard %s, priority %d, every %s, %s", p.Address, r.when(p.LastHeard), p.Priority, p.Interval, proof)
+	row("peer", "%s, last heard %s, priority %d, every %s, %s", name, r.when(p.LastHeard), p.Priority, p.Interval, proof)
 }
 
 // activity writes what the node holds, does and has done.

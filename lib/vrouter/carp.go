@@ -55,7 +55,8 @@ func (r *Router) CARPInUDP() {
 	})
 }
 
-// receiveCARP is the rest of the ladder for what looks like CARP, where CARP is heard.
+// receiveCARP is the rest of the ladder for what looks like CARP, where CARP is
+// heard: over IPv4, which is all that a router in its dialects has.
 func (r *Router) receiveCARP(p transport.Packet) {
 	if p.Src != r.cfg.Election.Peer {
 		r.drop(p.Src, reasonStranger)
@@ -90,7 +91,8 @@ func (r *Router) receiveCARP(p transport.Packet) {
 		r.drop(p.Src, reasonStale)
 		return
 	}
-	r.heardFrom(p.Src, Peer{Addr: p.Src, Heard: r.now, Interval: timing.Interval(), CARP: true, Verified: true, Next: next},
+	r.mended(p.Src)
+	r.heardFrom(Peer{Addr: p.Src, Heard: r.now, Interval: timing.Interval(), CARP: true, Verified: true, Next: next},
 		election.Event{Kind: election.CARPAdvert, From: p.Src, Timing: timing})
 }
 
