@@ -66,7 +66,7 @@ type pair struct {
 func newPair(t *testing.T, o options) *pair {
 	t.Helper()
 	if _, err := exec.LookPath("keepalived"); err != nil {
-		t.Skip("no keepalived here: apt-get install keepalived")
+		t.Fatal("test/install-deps check installs keepalived: ", err)
 	}
 	t.Parallel()
 	if o.every == 0 {
