@@ -62,6 +62,7 @@ type Info struct {
 	Theirs   vector.Vector  `json:"theirs"`
 	Whole    bool           `json:"whole"`              // all that was there, not only what was replaced
 	Waiting  bool           `json:"waiting"`            // a conflict that nobody has resolved
+	Ended    time.Time      `json:"ended,omitzero"`     // when a conflict was resolved: from then on its age counts
 	Resolved string         `json:"resolved,omitempty"` // how it was: Ours, Theirs; empty if the other node knows
 	ID       string         `json:"id,omitempty"`       // of a conflict, the same on both nodes
 	Files    int            `json:"files"`              // that are no directories

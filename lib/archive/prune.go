@@ -60,7 +60,7 @@ func (l Limits) surplus(now time.Time, list []Info) (beyond []Info) {
 	for _, i := range list {
 		switch {
 		case i.Waiting:
-		case l.Age > 0 && now.Sub(i.Made) > l.Age:
+		case l.Age > 0 && now.Sub(i.since()) > l.Age:
 			beyond = append(beyond, i)
 		case i.Reason == Repair:
 			repairs = append(repairs, i)
@@ -79,6 +79,14 @@ func (l Limits) surplus(now time.Time, list []Info) (beyond []Info) {
 	}
 	keep, _ = room(repairs, count, space)
 	return append(beyond, repairs[keep:]...)
+}
+
+// since is when its age begins.
+func (i Info) since() time.Time {
+	if i.Ended.After(i.Made) {
+		return i.Ended
+	}
+	return i.Made
 }
 
 // room is how many of list, the newest first, fit into count and space, which are

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -255,7 +256,7 @@ func (s *Store) Resolve(id, how string) error {
 		if i.ID != id {
 			continue
 		}
-		i.Waiting, i.Resolved = false, how
+		i.Waiting, i.Resolved, i.Ended = false, how, time.Now().UTC().Truncate(time.Millisecond)
 		b, err := i.encode()
 		if err == nil {
 			err = durable.WriteFile(filepath.Join(s.dir, i.Name, infoName), b, 0o600)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
@@ -34,7 +36,7 @@ func (r *round) adopt(ctx context.Context, w work, parts []*part, theirs peer.St
 	record.Files = files
 	var plan journal.Plan
 	for _, p := range parts {
-		changes, err := p.toBecome(ctx, w)
+		changes, skipped, err := p.toBecome(ctx, w)
 		var t *Trouble
 		if errors.As(err, &t) {
 			p.trouble = t
@@ -44,6 +46,9 @@ func (r *round) adopt(ctx context.Context, w work, parts []*part, theirs peer.St
 			return nil
 		} else if err != nil {
 			return err
+		}
+		for _, path := range skipped {
+			r.guard(p.Name, path)
 		}
 		record.Trees[p.Name] = ledger.Tree{Digest: p.theirs.Digest(), Set: r.set}
 		files[p.Name] = p.theirs.Files()
@@ -68,11 +73,16 @@ func (r *round) adopt(ctx context.Context, w work, parts []*part, theirs peer.St
 		return err
 	}
 	plan.Reason = archive.Adopt
-	if err := r.swap(ctx, plan); err != nil {
+	problems, err := r.swap(ctx, plan)
+	if err != nil {
 		return err
 	}
+	res.adopted = true
 	r.book.wait()
 	r.book.record = record
+	for _, p := range problems { // What is left of ours there is not newer than the peer's.
+		r.guard(p.Root, p.Path)
+	}
 	for _, p := range parts {
 		if _, err := p.tree.Scan(ctx, false); err != nil {
 			return &treeError{err}
@@ -80,26 +90,24 @@ func (r *round) adopt(ctx context.Context, w work, parts []*part, theirs peer.St
 		p.want(manifest.Diff(p.theirs, p.tree.Manifest())) // what was changed here meanwhile
 	}
 	r.cfg.Log.Warn(fmt.Sprintf("took over the configuration of the peer %s, which was master while this node was away: %s", r.cfg.Peer, words))
-	res.adopted = true
 	return nil
 }
 
-// toBecome is what makes our tree the peer's.
-func (p *part) toBecome(ctx context.Context, w work) ([]manifest.Change, error) {
+// toBecome is what makes our tree the peer's, but for paths that are skipped.
+func (p *part) toBecome(ctx context.Context, w work) (changes []manifest.Change, skipped []string, err error) {
 	limited, cancel := limit(ctx, wholeLimit)
 	defer cancel()
-	var err error
 	if p.theirs, err = w.peer.Manifest(limited, p.Name); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, ok := p.theirs.Get(anchor); p.anchor() != "" && !ok {
-		return nil, &Trouble{"the peer's configuration is the newer one, but has no " + anchor, "is a disk not mounted there?"}
+		return nil, nil, &Trouble{"the peer's configuration is the newer one, but has no " + anchor, "is a disk not mounted there?"}
 	}
-	var changes []manifest.Change
 	gone := 0
 	for _, c := range manifest.Diff(p.tree.Manifest(), p.theirs) {
 		if p.excepted(c.Path) && !p.busy[c.Path] {
-			continue // unreadable here: it could not be archived
+			skipped = append(skipped, c.Path) // unreadable here: it could not be archived
+			continue
 		}
 		if c.To == nil && c.From.Kind != manifest.Dir {
 			gone++
@@ -107,9 +115,9 @@ func (p *part) toBecome(ctx context.Context, w work) ([]manifest.Change, error) 
 		changes = append(changes, c)
 	}
 	if left := p.theirs.Files(); gone >= manyGone && gone > left && !w.confirmed {
-		return nil, vanishedTrouble(p.Dir+" on the peer, whose configuration is the newer one,", gone)
+		return nil, nil, vanishedTrouble(p.Dir+" on the peer, whose configuration is the newer one,", gone)
 	}
-	return changes, nil
+	return changes, skipped, nil
 }
 
 // fetch brings what is to be replaced beside the trees.
@@ -136,11 +144,53 @@ func fetch(ctx context.Context, stateDir string, from Peer, parts []journal.Part
 	return nil
 }
 
-// swap carries a plan out.
-func (r *round) swap(ctx context.Context, plan journal.Plan) error {
+// swap carries a plan out, and returns what of it could not be.
+func (r *round) swap(ctx context.Context, plan journal.Plan) ([]journal.Problem, error) {
 	problems, err := r.cfg.node().Do(ctx, plan)
 	r.cfg.notReplaced(problems)
-	return err
+	return problems, err
+}
+
+// resume ends a swap that this process began and could not end, because a disk was
+// full for example.
+func (r *round) resume(ctx context.Context, res *result) error {
+	if _, err := os.Lstat(filepath.Join(r.cfg.StateDir, journal.Name)); err != nil {
+		return nil
+	}
+	r.book.wait()
+	node := r.cfg.node()
+	node.Store = func(record ledger.Record) error {
+		err := r.cfg.Store(record)
+		if err == nil {
+			r.book.record = record
+		}
+		return err
+	}
+	reason, problems, err := node.Recover(ctx)
+	for _, p := range problems {
+		r.guard(p.Root, p.Path)
+	}
+	clear(r.known)
+	r.met = false
+	r.cfg.notReplaced(problems)
+	if err != nil {
+		return &Trouble{err.Error(), "mend that; it is tried again by itself"}
+	}
+	res.adopted = reason != "" && reason != archive.Restore
+	return nil
+}
+
+// guard notes a path of ours that may be older than the peer's: what it replaces
+// there is archived.
+func (r *round) guard(root, path string) { r.guarded[root+"\x00"+path] = true }
+
+// keepFor is what the peer archives before it changes paths.
+func (r *round) keepFor(p *part, paths []string) *peer.Keeping {
+	k := *r.keep
+	for _, path := range paths {
+		k.All = k.All || r.guarded[p.Name+"\x00"+path]
+	}
+	return &k
 }
 
 // node is where trees are replaced.
@@ -188,12 +238,17 @@ func (r *round) keepArchive(writer *archive.Writer) error {
 	}
 	r.cfg.Troubles.Clear("archive")
 	r.cfg.Log.Info(fmt.Sprintf("archived %s as %s", count(made.Files, "file"), made.Name), "reason", made.Reason)
-	r.prune()
+	r.crowded = true
 	return nil
 }
 
-// prune removes what no limit allows any more.
+// prune removes what no limit allows any more. It is for the end of a round: the
+// archive that is being restored may be the oldest one.
 func (r *round) prune() {
+	if !r.crowded {
+		return
+	}
+	r.crowded = false
 	removed, err := r.cfg.Archives.Prune(time.Now(), r.cfg.Limits)
 	for _, i := range removed {
 		r.cfg.Log.Info("removed the archive " + i.Name + ", which is past $archive_keep")
@@ -220,6 +275,9 @@ func changesOf(plan journal.Plan) (list []change) {
 func Recover(ctx context.Context, c Config) (changed bool, err error) {
 	reason, problems, err := c.node().Recover(ctx)
 	c.notReplaced(problems)
+	for _, root := range c.Roots {
+		peer.Disown(c.StateDir, root.Name)
+	}
 	if err != nil || reason != "" {
 		return reason != "", err
 	}

@@ -43,8 +43,14 @@ func (r *round) enter(w work, parts []*part) error {
 			p.trouble = r.lost[p.Name]
 		}
 	}
-	if r.lost != nil || clean || len(parts) < len(r.cfg.Roots) {
+	if clean {
+		if err := r.book.wait(); err != nil {
+			return recordTrouble(err)
+		}
 		return nil
+	}
+	if r.lost != nil || len(parts) < len(r.cfg.Roots) || len(r.book.record.Vector) == 0 && !r.cfg.Holder() {
+		return nil // The last: a node that never took part does not begin with what it happens to have.
 	}
 	r.book.write(r.book.record.Vector.Raised(r.book.record.ID), parts, r.set)
 	if err := r.book.wait(); err != nil {

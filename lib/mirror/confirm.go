@@ -102,24 +102,28 @@ func (r *round) request(parts []*part, full, read bool) (req peer.DigestRequest)
 	for _, p := range parts {
 		except, _ := p.exceptions()
 		look := peer.Look{Root: p.Name, Full: full, Read: read, Paths: peerNames(p.sent), Remove: p.gone,
-			Except: peerNames(except), Keep: r.keeping(p.gone)}
+			Except: peerNames(except), Keep: r.keeping(p, p.gone)}
 		req.Roots = append(req.Roots, look)
 	}
 	return req
 }
 
 // keeping is what the peer archives before a removal.
-func (r *round) keeping(gone []peer.Removal) *peer.Keeping {
+func (r *round) keeping(p *part, gone []peer.Removal) *peer.Keeping {
 	if len(gone) == 0 {
 		return nil
 	}
-	return r.keep
+	var paths []string
+	for _, g := range gone {
+		paths = append(paths, string(g.Path))
+	}
+	return r.keepFor(p, paths)
 }
 
 // commit has the peer record that its trees are what our vector stands for. It is
 // nil if there is nothing new to record, or if we have not recorded it ourselves.
 func (r *round) commit(parts []*part) *peer.Commit {
-	if !r.book.due() && !r.resolved {
+	if !r.book.due() && !r.resolved || len(parts) < len(r.cfg.Roots) {
 		return nil
 	}
 	for _, p := range parts {

@@ -49,6 +49,15 @@ func (r *round) meet(ctx context.Context, w work, parts []*part, res *result) er
 	if d.Raise {
 		v = v.Raised(r.book.record.ID)
 	}
+	if err := v.Check(); err != nil {
+		return &Trouble{"the record of the peer " + r.cfg.Peer + " does not fit ours: " + err.Error(), "see ledger.json in /var/lib/skudonet-ce-cluster there"}
+	}
+	if len(parts) < len(r.cfg.Roots) && (d.Verdict == reconcile.Adopt || d.Verdict == reconcile.Conflict) {
+		for _, p := range parts { // A vector stands for all of them.
+			p.postpone()
+		}
+		return nil
+	}
 	repair := d.Reason == reconcile.Equal && !d.Raise
 	r.keep = &peer.Keeping{All: d.Archive, Reason: reasonFor(d), Peer: r.cfg.Local, Ours: theirs.Vector, Theirs: v}
 	switch d.Verdict {
@@ -91,6 +100,10 @@ func (r *round) meet(ctx context.Context, w work, parts []*part, res *result) er
 	}
 	r.book.heard(theirs, parts, r.set)
 	r.waiting = r.conflictsOf(theirs.Waiting)
+	for _, id := range theirs.Waiting {
+		r.resolved = r.resolved || !slices.Contains(r.waiting, id)
+	}
+	r.sayConflicts()
 	r.met, res.met, r.lost = true, true, nil
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -603,6 +604,83 @@ func TestRestoreFiles(t *testing.T) {
 		_, err = os.Stat(filepath.Join(w.base, "state", "swap.json"))
 		if err == nil {
 			t.Error("a journal is left")
+		}
+	})
+}
+
+func TestTheOldestArchiveIsRestoredBeforeItGoes(t *testing.T) {
+	play(t, func(w *world) {
+		w.config.Limits.Keep = 1
+		w.inOurs("f", "old")
+		w.inTheirs("f", "newer")
+		w.history(both(1), func(a, b vector.ID) vector.Vector { return vector.Vector{a: 1, b: 2} })
+	}, func(w *world) {
+		all, err := w.archives.List()
+		w.must(err)
+		w.pass(2 * time.Hour) // past the limit of age, too
+		w.mu.Unlock()
+		_, err = w.engine.Restore(w.t.Context(), all[0].Name, nil)
+		w.mu.Lock()
+		w.must(err)
+		w.pass(time.Second)
+		w.same()
+		if got := content(t, w.ours)["/f"]; got != "old" {
+			t.Errorf("%q", got)
+		}
+		if left, _ := w.archives.List(); len(left) != 1 || left[0].Name == all[0].Name {
+			t.Errorf("archives: %v", left)
+		}
+	})
+}
+
+func TestATakeOverThatCouldNotEndGoesOn(t *testing.T) {
+	play(t, func(w *world) {
+		w.inTheirs("new", "1")
+		w.history(both(1), func(a, b vector.ID) vector.Vector { return vector.Vector{a: 1, b: 2} })
+		w.storeError = errors.New("no space left on device")
+	}, func(w *world) {
+		w.pass(20 * time.Second)
+		if w.applied != 0 || len(w.pushes) != 0 || !strings.Contains(fmt.Sprint(w.state.Problems), "no space left") {
+			t.Errorf("applied %d times, %v, %v", w.applied, w.pushes, w.state.Problems)
+		}
+		w.storeError = nil
+		w.pass(30 * time.Second)
+		w.same()
+		w.vectors()
+		if got := content(t, w.ours)["/new"]; got != "1" || w.applied != 1 || len(w.state.Problems) != 0 {
+			t.Errorf("%q, applied %d times, %v", got, w.applied, w.state.Problems)
+		}
+	})
+}
+
+func TestSkudonetAppliesWhatWasTakenOverThoughThePeerIsGone(t *testing.T) {
+	play(t, func(w *world) {
+		w.inTheirs("new", "1")
+		w.history(both(1), func(a, b vector.ID) vector.Vector { return vector.Vector{a: 1, b: 2} })
+		w.disturb = func() { w.roundError = errors.New("the cable was cut") } // after the files came
+	}, func(w *world) {
+		w.pass(time.Second)
+		if got := content(t, w.ours)["/new"]; got != "1" || w.applied != 1 {
+			t.Errorf("%q, applied %d times", got, w.applied)
+		}
+	})
+}
+
+func TestWhatCouldNotBeTakenOverIsKeptThere(t *testing.T) {
+	play(t, func(w *world) {
+		w.inTheirs("new", "1")
+		w.inTheirs("odd", "of the peer")
+		w.must(syscall.Mkfifo(filepath.Join(w.ours, "odd"), 0o600))
+		w.history(both(1), func(a, b vector.ID) vector.Vector { return vector.Vector{a: 1, b: 2} })
+	}, func(w *world) {
+		w.pass(10 * time.Second)
+		_, err := os.Stat(filepath.Join(w.theirs, "odd"))
+		kept := slices.ContainsFunc(w.keepings, func(k peer.Keeping) bool { return k.All })
+		if err != nil && !kept {
+			t.Error("the peer's newer file is gone, and nobody has it")
+		}
+		if got, err := os.ReadFile(filepath.Join(w.ours, "new")); string(got) != "1" {
+			t.Errorf("%q, %v", got, err)
 		}
 	})
 }

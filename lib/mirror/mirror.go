@@ -446,7 +446,7 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 		e.compare(false)
 		return long
 	}
-	if !e.established && now >= e.cfg.GiveUp {
+	if !e.established && e.peer == nil && now >= e.cfg.GiveUp {
 		e.cfg.Log.Info(fmt.Sprintf("the peer %s was not reached for %s since this node became master: from here on this node's configuration counts", e.cfg.Peer, e.cfg.GiveUp))
 		e.establish()
 	}
@@ -456,7 +456,7 @@ func (e *Engine) begin(ctx context.Context) (wait time.Duration) {
 	}
 	hurry, wantFull, confirmed := false, false, false
 	for _, w := range e.waiters {
-		if !w.started {
+		if !w.started && e.peer != nil {
 			hurry, wantFull, confirmed = true, wantFull || w.full, confirmed || w.confirm
 			// What changed a moment ago may not have been reported yet: look for it.
 			e.full = true
@@ -619,6 +619,9 @@ func (e *Engine) finished(r result) {
 	e.said = ""
 	e.mu.Unlock()
 	e.state.Runs += r.runs
+	if r.adopted {
+		e.cfg.Apply("the configuration of the peer was taken over")
+	}
 	if r.errand {
 		return
 	}
@@ -634,9 +637,6 @@ func (e *Engine) finished(r result) {
 	e.fresh = e.fresh && !(r.full && r.peer == e.peer)
 	if r.met || r.peer != nil && r.peer.Legacy() {
 		e.establish()
-	}
-	if r.adopted {
-		e.cfg.Apply("the configuration of the peer was taken over")
 	}
 	failed := slices.Concat(e.troubled(now, r), e.keep(now, r), r.alone)
 	e.report(r)

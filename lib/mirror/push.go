@@ -26,7 +26,7 @@ func (r *round) push(ctx context.Context, to Peer, p *part, res *result) error {
 		}
 	}
 	if first := p.inTheWay(); len(first) > 0 {
-		req := peer.DigestRequest{Roots: []peer.Look{{Root: p.Name, Remove: first, Keep: r.keep}}, Set: r.set}
+		req := peer.DigestRequest{Roots: []peer.Look{{Root: p.Name, Remove: first, Keep: r.keeping(p, first)}}, Set: r.set}
 		if _, err := askDigest(ctx, to, req, answerLimit); err != nil {
 			return err
 		}
@@ -45,9 +45,9 @@ func (r *round) push(ctx context.Context, to Peer, p *part, res *result) error {
 			continue
 		}
 		res.runs++
-		keep := *r.keep
+		keep := r.keepFor(p, batch)
 		keep.Paths = peerNames(batch)
-		err = to.Push(ctx, Transfer{Root: p.Name, Source: source, Files: batch, Keep: &keep})
+		err = to.Push(ctx, Transfer{Root: p.Name, Source: source, Files: batch, Keep: keep})
 		var failed *rsync.Failure
 		if errors.As(err, &failed) {
 			p.said = err

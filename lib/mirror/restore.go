@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
 	"github.com/skudonet/skudonet-ce-cluster/lib/journal"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
@@ -58,15 +60,15 @@ func (e *Engine) Resolve(ctx context.Context, name string, theirs bool) (string,
 				return "", err
 			}
 		}
+		if theirs {
+			r.cfg.Apply("a conflict was resolved")
+		}
 		if err := r.cfg.Archives.Resolve(info.ID, how); err != nil {
 			return "", err
 		}
 		r.sayConflicts()
 		r.resolved = true
 		r.cfg.Log.Info("the conflict "+info.Name+" is resolved", "by", how)
-		if theirs {
-			r.cfg.Apply("a conflict was resolved")
-		}
 		return words, nil
 	})
 }
@@ -122,7 +124,7 @@ func (r *round) restore(ctx context.Context, info archive.Info, files []string, 
 			return "", err
 		}
 		r.known[i] = false // What is about to change was not asked of the peer.
-		changes := r.toRestore(i, held, info.Whole && len(files) == 0, chosen)
+		changes := r.toRestore(i, dir, held, info.Whole && len(files) == 0, chosen)
 		if len(changes) == 0 {
 			continue
 		}
@@ -148,8 +150,16 @@ func (r *round) restore(ctx context.Context, info archive.Info, files []string, 
 	}
 	step.At("mirror.restore.staged")
 	plan.Reason = reason
-	if err := r.swap(ctx, plan); err != nil {
+	problems, err := r.swap(ctx, plan)
+	if err != nil {
 		return "", err
+	}
+	if len(problems) > 0 {
+		var list []string
+		for _, p := range problems {
+			list = append(list, fmt.Sprintf("%s (%v)", name(p.Path), p.Err))
+		}
+		return "", fmt.Errorf("restored, but for %s", sentence(list))
 	}
 	text := fmt.Sprintf("restored %s from %s: %s", count(len(all), "path"), info.Name, words(all))
 	r.cfg.Log.Info(text)
@@ -157,7 +167,7 @@ func (r *round) restore(ctx context.Context, info archive.Info, files []string, 
 }
 
 // toRestore is what makes the chosen part of a tree what an archive holds.
-func (r *round) toRestore(i int, held *manifest.Manifest, whole bool, chosen *choice) (changes []manifest.Change) {
+func (r *round) toRestore(i int, archived string, held *manifest.Manifest, whole bool, chosen *choice) (changes []manifest.Change) {
 	tree, root := r.trees[i], r.cfg.Roots[i]
 	now, set := tree.Manifest(), tree.Root().Set
 	planned := map[string]bool{}
@@ -176,9 +186,11 @@ func (r *round) toRestore(i int, held *manifest.Manifest, whole bool, chosen *ch
 		for dir := parent(e.Path); dir != "."; dir = parent(dir) {
 			if from, ok := now.Get(dir); planned[dir] || ok && from.Kind == manifest.Dir {
 				continue
-			} else if _, there := held.Get(dir); !there {
+			} else if whole && len(chosen.names) == 0 && isHeld(held, dir) {
+				continue // It comes by itself.
+			} else {
 				planned[dir] = true
-				up := manifest.Change{Path: dir, To: &manifest.Entry{Path: dir, Kind: manifest.Dir, Mode: 0o755}}
+				up := manifest.Change{Path: dir, To: above(held, archived, dir)}
 				if ok {
 					up.From = &from
 				}
@@ -208,6 +220,25 @@ func (r *round) toRestore(i int, held *manifest.Manifest, whole bool, chosen *ch
 	}
 	slices.SortFunc(changes, func(a, b manifest.Change) int { return strings.Compare(a.Path, b.Path) })
 	return changes
+}
+
+func isHeld(m *manifest.Manifest, path string) bool {
+	_, ok := m.Get(path)
+	return ok
+}
+
+// above is a directory that a restored path needs: as the archive has it, also if
+// it is no entry there.
+func above(held *manifest.Manifest, archived, dir string) *manifest.Entry {
+	if e, ok := held.Get(dir); ok && e.Kind == manifest.Dir {
+		return &e
+	}
+	e := &manifest.Entry{Path: dir, Kind: manifest.Dir, Mode: 0o700}
+	var st unix.Stat_t
+	if unix.Lstat(filepath.Join(archived, dir), &st) == nil {
+		e.Mode, e.UID, e.GID = st.Mode&0o7777, st.Uid, st.Gid
+	}
+	return e
 }
 
 // stageCopies copies what a part brings beside its tree.

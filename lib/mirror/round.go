@@ -103,10 +103,12 @@ type round struct {
 	resolved bool             // the peer must hear of a conflict that was
 	lost     map[string]error // most files vanished while there was no peer: the trouble, by root
 	stubborn stubborn
+	guarded  map[string]bool // root and path: what they replace on the peer is archived
+	crowded  bool            // archives were made
 }
 
 func newRound(e *Engine) *round {
-	return &round{cfg: e.cfg, say: e.say, stages: map[string]*snapshot.Stage{}, book: newBook(e.cfg), stubborn: newStubborn()}
+	return &round{cfg: e.cfg, say: e.say, stages: map[string]*snapshot.Stage{}, book: newBook(e.cfg), stubborn: newStubborn(), guarded: map[string]bool{}}
 }
 
 func (r *round) close() {
@@ -139,6 +141,15 @@ func (r *round) do(ctx context.Context, w work) (res result) {
 			clear(r.known)
 		}
 	}()
+	defer r.prune()
+	res.err = r.resume(ctx, &res)
+	if w.errand != nil && res.err != nil {
+		w.errand.answer <- outcome{err: res.err}
+		res.errand = true
+		return res
+	} else if res.err != nil {
+		return res
+	}
 	if w.errand != nil {
 		words, err := w.errand.do(ctx, r)
 		w.errand.answer <- outcome{words, err}

@@ -30,9 +30,7 @@ type intent struct {
 // maxIntent is more than one for all paths of any tree takes.
 const maxIntent = 64 << 20
 
-func (r *root) intentFile(stateDir string) string {
-	return filepath.Join(stateDir, "intent-"+r.name)
-}
+func intentFile(stateDir, root string) string { return filepath.Join(stateDir, "intent-"+root) }
 
 // intend notes what is in flight. Of a tree that is not trusted nothing is said.
 func (r *root) intend(stateDir, set string) error {
@@ -50,7 +48,7 @@ func (r *root) intend(stateDir, set string) error {
 		return err
 	}
 	r.settled = manifest.Digest{}
-	return overwrite(r.intentFile(stateDir), sealed(b))
+	return overwrite(intentFile(stateDir, r.name), sealed(b))
 }
 
 // sealed is b behind its checksum, so that a mixture of two is neither.
@@ -88,7 +86,7 @@ func overwrite(path string, data []byte) error {
 // forget ends the note; durably if sync.
 func (r *root) forget(stateDir string, sync bool) error {
 	r.settled = manifest.Digest{}
-	f, err := os.OpenFile(r.intentFile(stateDir), os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(intentFile(stateDir, r.name), os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
@@ -107,7 +105,7 @@ func (r *root) forget(stateDir string, sync bool) error {
 // explain trusts the tree in what was noted before accounts for.
 func (r *root) explain(stateDir, set string) {
 	var i intent
-	b, err := smallfile.Read(r.intentFile(stateDir), maxIntent)
+	b, err := smallfile.Read(intentFile(stateDir, r.name), maxIntent)
 	if err != nil || json.Unmarshal(unsealed(b), &i) != nil || i.Set != set || !i.Stand.equal(r.stand) {
 		i = intent{}
 	}

@@ -362,7 +362,7 @@ func TestNoteOfAnOldPushExcusesNothing(t *testing.T) {
 	p := newPair(t, map[string]string{"a": "1", "b": "1"})
 	p.change(map[string]string{"a": "2"})
 	p.pushed(keepAs(archive.Repair), "a")
-	note := (&root{name: ConfigRoot}).intentFile(hostIn(p.dir).StateDir)
+	note := intentFile(hostIn(p.dir).StateDir, ConfigRoot)
 	text, err := os.ReadFile(note)
 	must(t, err)
 	p.committed()
@@ -394,7 +394,7 @@ func TestDamagedNote(t *testing.T) {
 		p.change(map[string]string{"a": "2"})
 		p.pushed(keepAs(archive.Repair), "a")
 		p.end()
-		note := (&root{name: ConfigRoot}).intentFile(hostIn(p.dir).StateDir)
+		note := intentFile(hostIn(p.dir).StateDir, ConfigRoot)
 		text, err := os.ReadFile(note)
 		must(t, err)
 		must(t, os.WriteFile(note, damage(text), 0o600))
@@ -490,7 +490,7 @@ func TestArchiveImpossible(t *testing.T) {
 // A full disk in the state directory costs the note, not the push.
 func TestNoteImpossible(t *testing.T) {
 	p := newPair(t, map[string]string{"a": "1"})
-	note := (&root{name: ConfigRoot}).intentFile(hostIn(p.dir).StateDir)
+	note := intentFile(hostIn(p.dir).StateDir, ConfigRoot)
 	must(t, unix.Mkfifo(note, 0o600))
 	p.change(map[string]string{"a": "2"})
 	p.pushed(keepAs(archive.Repair), "a")

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"os"
 	"path/filepath"
 	"time"
 
@@ -20,6 +21,10 @@ func Remember(stateDir, root string, m *manifest.Manifest) error {
 	}
 	return overwrite(knownFile(stateDir, root), b)
 }
+
+// Disown forgets what was being written to a root. A master calls it before it
+// changes anything: what its admin does is not what the last master sent.
+func Disown(stateDir, root string) { os.Remove(intentFile(stateDir, root)) }
 
 func knownFile(stateDir, root string) string {
 	return filepath.Join(stateDir, "known-"+root)

@@ -128,7 +128,7 @@ func (m Meeting) first(d *Decision) {
 	d.Archive, d.Raise = true, true
 	weKnow, theyKnow := len(m.Ours.Vector) > 0, len(m.Theirs.Vector) > 0
 	switch {
-	case m.Theirs.Holder && !m.Ours.Holder, theyKnow && !m.Established, theyKnow && !m.Ours.Holder:
+	case m.Theirs.Holder && !m.Ours.Holder && !weKnow, theyKnow && !m.Established, theyKnow && !m.Ours.Holder:
 		d.Verdict, d.Raise = Adopt, !theyKnow || !m.Theirs.Clean
 	case theyKnow:
 		d.Verdict = Conflict

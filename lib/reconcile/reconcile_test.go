@@ -47,7 +47,7 @@ func TestDecide(t *testing.T) {
 		{"and have been master for long", clean(a, nil), clean(b, v{b: 4}), false, true, Decision{Adopt, FirstContact, true, false, false, false}},
 		{"with a configuration put there by hand", holder(clean(a, nil)), clean(b, v{b: 4}), false, true, Decision{Conflict, FirstContact, true, true, false, false}},
 		{"the peer was installed anew", clean(a, v{a: 4}), clean(b, nil), false, true, Decision{Push, FirstContact, true, true, false, false}},
-		{"we began without the address, the peer with it", clean(a, v{a: 4}), holder(clean(b, nil)), false, true, Decision{Adopt, FirstContact, true, true, false, false}},
+		{"the peer was installed anew, and has the address", clean(a, v{a: 4}), holder(clean(b, nil)), false, true, Decision{Push, FirstContact, true, true, false, false}},
 
 		{"our disk is an older one", clean(a, v{a: 2}), clean(b, v{a: 3}), false, false, Decision{Conflict, OurRollback, false, true, true, false}},
 		{"the peer's disk is an older one", clean(a, v{a: 2, b: 3}), clean(b, v{a: 2, b: 2}), false, true, Decision{Conflict, TheirRollback, false, true, false, true}},

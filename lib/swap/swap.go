@@ -7,7 +7,6 @@ package swap
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
@@ -16,6 +15,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/meaning"
 	"github.com/skudonet/skudonet-ce-cluster/lib/step"
+	"github.com/skudonet/skudonet-ce-cluster/lib/vector"
 )
 
 // Node is where it happens. Who calls has ledger.Lock.
@@ -80,23 +80,19 @@ func (n Node) apply(ctx context.Context, j *journal.Journal) ([]journal.Problem,
 	for _, p := range j.Plan.Parts {
 		dirs[p.Root] = p.Dir
 	}
-	var w *archive.Writer
-	problems, err := j.Apply(ctx, func(root, path string, _ manifest.Entry) (err error) {
-		if w == nil {
-			if w, err = n.Archives.Begin(archive.Info{Reason: archive.Adopt, Peer: n.Peer, Holds: archive.Ours}); err != nil {
-				return err
-			}
+	return j.Apply(ctx, func(root, path string, _ manifest.Entry) error {
+		// On the disk before it is replaced, so each in an archive of its own.
+		w, err := n.Archives.Begin(archive.Info{Reason: archive.Adopt, Peer: n.Peer, Holds: archive.Ours})
+		if err != nil {
+			return err
 		}
-		return w.Add(root, dirs[root], path)
+		defer w.Abort()
+		if err := w.Add(root, dirs[root], path); err != nil || w.Empty() {
+			return err
+		}
+		_, err = w.Commit()
+		return err
 	})
-	if w != nil && !w.Empty() {
-		_, cerr := w.Commit()
-		err = errors.Join(err, cerr)
-	}
-	if w != nil {
-		w.Abort()
-	}
-	return problems, err
 }
 
 func (n Node) record(text json.RawMessage) error {
@@ -106,6 +102,10 @@ func (n Node) record(text json.RawMessage) error {
 	var r ledger.Record
 	if err := json.Unmarshal(text, &r); err != nil {
 		return fmt.Errorf("what was to be recorded: %w", err)
+	}
+	// It may have been interrupted long ago.
+	if now, ok, err := ledger.Peek(n.StateDir); err != nil || ok && r.Vector.Compare(now.Vector) == vector.Behind {
+		return err
 	}
 	return n.Store(r)
 }

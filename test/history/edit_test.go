@@ -112,7 +112,8 @@ func (s scene) accounts(e *edit, known map[*edit]bool) bool {
 		if known[e] {
 			break
 		}
-		known[e] = s.accounts(later, known)
+		// A removal that no record knows leaves no trace, and was the admin's wish.
+		known[e] = later.want.kind == 0 && !later.acked || s.accounts(later, known)
 	}
 	return known[e]
 }
