@@ -51,9 +51,11 @@ test: build
 	@test/install-deps check
 	@test/install-deps deb
 	@test/install-deps package
-	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/replication -e /test/history -e /test/package)
+	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/keepalived -e /test/neighbours -e /test/replication -e /test/history -e /test/package)
 	$(GO) test -count=1 -timeout 20m ./test/history
 	$(GO) test -race -count=1 -timeout 20m ./test/e2e
+	$(GO) test -race -count=1 -timeout 20m ./test/neighbours
+	$(GO) test -race -count=1 -timeout 10m ./test/keepalived
 	$(GO) test -race -count=1 -timeout 20m ./test/replication
 	$(GO) test -v -count=1 -timeout 20m ./test/package
 

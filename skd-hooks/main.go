@@ -65,8 +65,8 @@ func app() *cli.App {
 // cluster is what start, apply and advertisement need to know of it.
 type cluster struct {
 	iface string
-	ip    netip.Addr
-	tree  string // Skudonet's configuration tree
+	ips   []netip.Prefix // $cluster_ip
+	tree  string         // Skudonet's configuration tree
 }
 
 // load asks the environment when the daemon runs us: it knows what it works
@@ -75,13 +75,25 @@ func load(c *cli.Context) (cluster, error) {
 	ip, err := netip.ParseAddr(os.Getenv(hook.EnvClusterIP))
 	iface, tree := os.Getenv(hook.EnvInterface), os.Getenv(hook.EnvConfigDir)
 	if err == nil && iface != "" && tree != "" && cmdline.Option(c, "config") == os.Getenv(hook.EnvConfig) {
-		return cluster{iface, ip, tree}, nil
+		ip6, _ := netip.ParseAddr(os.Getenv(hook.EnvClusterIP6))
+		return cluster{iface, hosts(ip, ip6), tree}, nil
 	}
 	cfg, _, err := conf.Load(cmdline.Option(c, "config"))
 	if err != nil {
 		return cluster{}, cli.Exit(err, cmdline.Usage)
 	}
-	return cluster{cfg.Interface, cfg.ClusterIP, cfg.ConfigDir}, nil
+	return cluster{cfg.Interface, hosts(cfg.ClusterIP, cfg.Second.ClusterIP), cfg.ConfigDir}, nil
+}
+
+// hosts are the addresses without a mask: neither who looks for one nor who
+// announces it minds that.
+func hosts(ips ...netip.Addr) (list []netip.Prefix) {
+	for _, ip := range ips {
+		if ip.IsValid() {
+			list = append(list, netip.PrefixFrom(ip, ip.BitLen()))
+		}
+	}
+	return list
 }
 
 // report prints what the files say about the node.

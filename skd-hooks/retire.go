@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path"
 	"strings"
@@ -12,8 +15,13 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 	"github.com/skudonet/skudonet-ce-cluster/lib/cmdline"
+	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
+	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/process"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
+	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
 )
 
 // What version 2.0 of the package ran.
@@ -33,7 +41,7 @@ func retire(c *cli.Context) error {
 		}
 		// The replicator first, so that a node that is master no more pushes nothing.
 		err = errors.Join(each(replicators, runsOldScript, func(h *process.Handle) error { return endReplicator(c.Context, h) }),
-			each(ucarps, runsOurUcarp, func(h *process.Handle) error { return endUcarp(c.Context, h) }))
+			each(ucarps, runsOurUcarp, func(h *process.Handle) error { return endUcarp(c, h) }))
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return cli.Exit("", cmdline.Failed)
@@ -154,17 +162,50 @@ func endReplicator(ctx context.Context, h *process.Handle) error {
 // endUcarp ends ucarp. By SIGTERM alone it would leave a master's address up, for
 // version 2.0 starts it without --shutdown: by SIGUSR2 it first becomes backup,
 // runs its down script for that, and then sleeps for three seconds before it
-// would take part again.
-func endUcarp(ctx context.Context, h *process.Handle) error {
+// would take part again. ucarp never says goodbye; we do, when it is silent.
+func endUcarp(c *cli.Context, h *process.Handle) error {
 	const patience = 10 * time.Second
-	note := ""
-	if h.Catches(unix.SIGUSR2) && h.Signal(unix.SIGUSR2) == nil && !idle(ctx, h, patience) {
-		note = "; its script goes on by itself"
+	ctx, note := c.Context, ""
+	if h.Catches(unix.SIGUSR2) && h.Signal(unix.SIGUSR2) == nil {
+		ended := idle(ctx, h, patience)
+		// Its down script may be ours by now, which leaves that to the daemon.
+		if err := status.Remove(cmdline.Option(c, "status-file")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		if !ended {
+			note = "; its script goes on by itself"
+		} else if cfg, _, err := conf.Load(cmdline.Option(c, "config")); err == nil {
+			if err := farewell(cfg); err != nil {
+				note = fmt.Sprintf("; the peer was not told: %v", err)
+			}
+		}
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return end(ctx, ucarp, h, patience, note)
+}
+
+// farewell tells the peer, in CARP, that this node's master leaves: a backup takes
+// over at once, whatever it runs, and a master announces its address again. Without
+// it a backup takes over when it has missed enough advertisements.
+func farewell(c conf.Config) error {
+	key, err := carp.NewKey(string(c.Password), c.ClusterIP)
+	if err != nil {
+		return err
+	}
+	link, err := net.InterfaceByName(c.Interface)
+	if err != nil {
+		return err
+	}
+	conn, err := transport.Open(transport.Config{Kind: transport.Multicast, Interface: link.Name, Index: link.Index, Local: c.LocalIP, Peer: c.RemoteIP, VRID: c.VRID})
+	if err != nil {
+		return err
+	}
+	var counter [8]byte
+	rand.Read(counter[:])
+	return errors.Join(conn.Send(key.Append(nil, carp.Advertisement{VHID: c.VRID, Base: election.Goodbye.Base, Skew: election.Goodbye.Skew,
+		Counter: binary.BigEndian.Uint64(counter[:])})), conn.Close())
 }
 
 // idle waits until a process has no children, and for long enough to know that it

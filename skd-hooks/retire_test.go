@@ -146,9 +146,11 @@ ucarp -r 1 --interface=eth0 --srcip=192.168.0.250 --vhid=1 --pass=secret --addr=
 		n.wait("grep -q start /run/scripts && ! pgrep -P $(pidof ucarp)")
 		n.contains(n.sh("ip addr show eth0"), "192.168.0.100/24")
 		pid := n.sh("pidof ucarp")
+		n.sh("echo master > /mnt/status")
 		n.equal("it says", n.hooks(0, "retire"), "ucarp: stopped process "+pid+", left running by version 2.0\n"+
 			"replicator: stopped process "+n.sh("cat /run/late")+", left running by version 2.0\n")
 		n.sh("! readlink /proc/" + pid + "/exe; ! ip addr show eth0 | grep 192.168.0.100")
+		n.sh("! test -e /mnt/status")
 		n.equal("its scripts", n.sh("xargs < /run/scripts"), "start eth0 192.168.0.100 stop eth0 192.168.0.100")
 	}
 }

@@ -139,8 +139,7 @@ func lock(ctx context.Context, dir string) (unlock func(), err error) {
 }
 
 func (cl cluster) addresses() []address.Address {
-	// Neither who looks for an address nor who announces it minds its mask.
-	want, _ := address.Wanted(os.DirFS(cl.tree), cl.ip, cl.iface, 32)
+	want, _ := address.Wanted(os.DirFS(cl.tree), cl.ips, cl.iface)
 	return want
 }
 
@@ -162,7 +161,7 @@ func role(file string) (string, error) {
 	return word, err
 }
 
-// announce sends gratuitous ARP for all virtual addresses. On a backup nobody
+// announce sends gratuitous ARP or neighbour advertisements for all virtual addresses. On a backup nobody
 // may hear them, so that is no failure: the node may just have been demoted.
 func announce(c *cli.Context) error {
 	file := cmdline.Option(c, "status-file")

@@ -174,6 +174,20 @@ func (d *service) claim() (*os.File, error) {
 	return f, err
 }
 
+// dial connects to the peer, and tells the daemon if skd-vrrpd runs there: by
+// itself it may not know that the peer was upgraded and speaks CARP no more.
+func (d *service) dial(carrier *mirror.Carrier) func(context.Context) (mirror.Peer, error) {
+	return func(ctx context.Context) (mirror.Peer, error) {
+		p, err := carrier.Dial(ctx)
+		if err == nil && p.Hello().Elects {
+			if err := status.NotePeerUpgraded(d.runDir, d.conf.RemoteIP); err != nil {
+				d.log.Warn(fmt.Sprintf("skd-vrrpd cannot be told that the peer is upgraded: %v", err))
+			}
+		}
+		return p, err
+	}
+}
+
 func (d *service) run(stop <-chan os.Signal) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -190,8 +204,12 @@ func (d *service) run(stop <-chan os.Signal) error {
 		{Name: peer.ConfigRoot, Dir: d.conf.ConfigDir},
 		{Name: peer.RTTablesRoot, Dir: filepath.Dir(d.conf.RTTables), Only: filepath.Base(d.conf.RTTables)},
 	}
+	host := d.conf.RemoteIP
+	if host.Is6() && host.IsLinkLocalUnicast() {
+		host = host.WithZone(d.conf.Interface)
+	}
 	carrier := &mirror.Carrier{
-		SSH:     remote.Config{Host: d.conf.RemoteIP, Port: d.conf.SSHPort, KeyFile: d.conf.SSHKey},
+		SSH:     remote.Config{Host: host, Port: d.conf.SSHPort, KeyFile: d.conf.SSHKey},
 		Rsync:   rsync.Runner{Program: d.conf.Rsync, Shell: []string{self, "rsh"}, Socket: socket, Policy: d.rules.policy},
 		Command: d.peerCommand(), Exclude: d.conf.Exclude, Roots: roots, Notice: once(d.log.Warn),
 	}
@@ -201,7 +219,7 @@ func (d *service) run(stop <-chan os.Signal) error {
 	settings, release, err := node.Begin(context.Background(), mirror.Config{
 		Roots: roots, Exclude: d.conf.Exclude, Peer: d.conf.RemoteIP.String(), Local: d.conf.LocalIP.String(), Version: version.Version,
 		MemoryStage: filepath.Join(d.runDir, stageName), DiskStage: filepath.Join(d.stateDir, stageName), Direct: d.rules.policy.Direct, Verify: d.conf.VerifyInterval,
-		Dial: carrier.Dial, Blind: watcher.blind, Refresh: watcher.refresh, Publish: d.publish(troubles),
+		Dial: d.dial(carrier), Blind: watcher.blind, Refresh: watcher.refresh, Publish: d.publish(troubles),
 		Skudonet: skudonet.Version(context.Background()), GiveUp: giveUp,
 		Log: d.log, Troubles: troubles,
 	})

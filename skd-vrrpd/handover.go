@@ -17,7 +17,7 @@ import (
 
 const (
 	// answerLimit is more than a daemon that lives takes to hand over or to give it up.
-	answerLimit = flushLimit + election.HandOverLimit + 5*time.Second
+	answerLimit = flushLimit + election.LeaveLimit + 5*time.Second
 	answerPoll  = 20 * time.Millisecond
 )
 
@@ -42,7 +42,11 @@ func handOver(c *cli.Context) error {
 	if err := unix.Kill(p.pid, unix.SIGUSR2); err != nil {
 		return fmt.Errorf("tell process %d: %w", p.pid, err)
 	}
-	reason, err := outcome(places, p.pid)
+	limit := election.HandOverLimit
+	if d.Speaks != status.SpeaksVRRP {
+		limit = election.LeaveLimit
+	}
+	reason, err := outcome(places, p.pid, limit)
 	if err != nil {
 		return err
 	}
@@ -53,7 +57,7 @@ func handOver(c *cli.Context) error {
 // outcome waits until the master is none any more, and returns why, or until it
 // has given up. While it waits for a successor its record does not say master,
 // because a daemon that was restarted then would not go on as one.
-func outcome(places node.Places, pid int) (reason string, err error) {
+func outcome(places node.Places, pid int, limit time.Duration) (reason string, err error) {
 	leaving := false
 	for begun := time.Now(); time.Since(begun) < answerLimit; time.Sleep(answerPoll) {
 		record, unread := node.ReadRecord(places.RunDir)
@@ -71,7 +75,7 @@ func outcome(places node.Places, pid int) (reason string, err error) {
 		case unread == nil && !record.Master:
 			leaving = true
 		case unread == nil && leaving:
-			return "", fmt.Errorf("no successor within %s, staying master; is the peer running?", election.HandOverLimit)
+			return "", fmt.Errorf("no successor within %s, staying master; is the peer running?", limit)
 		}
 	}
 	return "", fmt.Errorf("still master after %s, and skd-vrrpd does not say why; see its log", answerLimit)

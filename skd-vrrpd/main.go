@@ -31,7 +31,7 @@ func main() {
 		os.Exit(cmdline.Failed)
 	}
 	app := &cli.App{
-		Name: program, HelpName: program, Usage: "elects the master of a Skudonet CE cluster (VRRPv3, signed)",
+		Name: program, HelpName: program, Usage: "elects the master of a Skudonet CE cluster (VRRPv3, signed; CARP beside ucarp)",
 		UsageText: "skd-vrrpd [-c FILE] [-n] [options]\nskd-vrrpd [-c FILE] [options] pid|handover|guard|clean|forget-peer", Description: description, Version: version.Version,
 		HideHelpCommand: true,
 		Flags: append(cmdline.Places(cmdline.NoEnv),

@@ -21,6 +21,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/address"
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 	"github.com/skudonet/skudonet-ce-cluster/lib/cmdline"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
 	"github.com/skudonet/skudonet-ce-cluster/lib/control"
@@ -30,6 +31,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/link"
 	"github.com/skudonet/skudonet-ce-cluster/lib/node"
 	"github.com/skudonet/skudonet-ce-cluster/lib/pidfile"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/syslog"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
 	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
@@ -151,7 +153,11 @@ func (d *service) run(started time.Time) error {
 	}
 	cfg := virtualRouter(d.conf)
 	cfg.Keys, cfg.Started, cfg.Hesitant = d.keys(d.conf), started, d.hesitant()
-	d.router = vrouter.New(cfg, n, func(s link.State) (vrouter.Conn, error) { return d.open(cfg, s) }, bootclock.Now, d.log, troubles, record, lasting)
+	if cfg.CARPKeys, err = carpKeys(d.conf); err != nil {
+		return err
+	}
+	d.router = vrouter.New(cfg, n, func(s link.State, f vrouter.Family) (vrouter.Conn, error) { return d.open(cfg, s, f) }, bootclock.Now,
+		d.log, troubles, record, lasting)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -159,14 +165,19 @@ func (d *service) run(started time.Time) error {
 	defer hurry()
 	go d.signals(hurry)
 	go n.Run(ctx)
+	if d.conf.Protocol == conf.Auto {
+		go d.awaitUpgrade(ctx)
+	}
 	go link.Watcher{
 		State: d.router.Link, Removed: n.Removed, Links: n.Links,
 		Trouble: func(err error) { d.log.Warn(err.Error()) },
-	}.Watch(ctx, d.conf.Interface, d.conf.LocalIP)
+	}.Watch(ctx, wanted(cfg))
 
-	d.log.Info(fmt.Sprintf("started on %s vrid %d for %s", d.conf.Interface, d.conf.VRID, d.conf.ClusterIP),
-		"version", version.Version, "local", d.conf.LocalIP, "peer", d.conf.RemoteIP, "transport", d.conf.Transport,
-		"interval", d.conf.AdvertInterval, "signed", len(cfg.Keys) > 0)
+	for _, f := range cfg.Families() {
+		d.log.Info(fmt.Sprintf("started on %s vrid %d for %s", d.conf.Interface, d.conf.VRID, f.ClusterIP),
+			"version", version.Version, "local", f.Local, "peer", f.Peer, "protocol", d.conf.Protocol, "transport", d.conf.Transport,
+			"interval", d.conf.AdvertInterval, "signed", len(cfg.Keys) > 0)
+	}
 	watchdog, _ := daemon.SdWatchdogEnabled(false)
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	if d.router.Run(ctx, func() { tell(daemon.SdNotifyWatchdog) }, watchdog/2) {
@@ -199,29 +210,52 @@ func notifier() func(string) {
 
 // virtualRouter turns the configuration into the election's terms.
 func virtualRouter(c conf.Config) vrouter.Config {
+	dialects := map[conf.Protocol]election.Dialect{conf.VRRP: election.VRRP, conf.CARP: election.CARP, conf.Auto: election.Both}
 	kinds := map[conf.Transport]transport.Kind{conf.Multicast: transport.Multicast, conf.Unicast: transport.Unicast, conf.UDP: transport.UDP}
-	return vrouter.Config{
+	cfg := vrouter.Config{
 		Election: election.Config{Priority: c.Priority, Interval: c.AdvertInterval, DeadRatio: c.DeadRatio, Preempt: c.Preempt,
-			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != ""},
+			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != "", Dialect: dialects[c.Protocol]},
 		Interface: c.Interface, VRID: c.VRID, ClusterIP: c.ClusterIP, Kind: kinds[c.Transport],
+		Second:     vrouter.Family{Local: c.Second.LocalIP, Peer: c.Second.RemoteIP, ClusterIP: c.Second.ClusterIP},
 		IgnoreLink: c.LinkLoss == conf.LinkLossIgnore,
 	}
+	_, cfg.AnyonesKey = c.Password.Key()
+	return cfg
 }
 
 // hesitant tells whether this node is to leave the first promotion to the other
-// one: it never took part in a replication, and $cluster_ip is no virtual
-// interface here, which an admin makes on the node that has the configuration.
+// one: it never took part in a replication, and $cluster_ip, of either family, is
+// no virtual interface here, which an admin makes on the node that has the
+// configuration.
 func (d *service) hesitant() bool {
 	record, _, err := ledger.Peek(d.places.StateDir)
 	if err != nil {
 		d.log.Warn(fmt.Sprintf("whether this node took part in a cluster before cannot be told: %v", err))
 	}
-	return len(record.Vector) == 0 && !address.Holds(os.DirFS(d.conf.ConfigDir), d.conf.ClusterIP)
+	return len(record.Vector) == 0 && !address.Holds(os.DirFS(d.conf.ConfigDir), d.conf.ClusterIPs()...)
 }
 
-func (d *service) open(cfg vrouter.Config, s link.State) (vrouter.Conn, error) {
-	return transport.Open(transport.Config{Kind: cfg.Kind, Interface: s.Name, Index: s.Index,
-		Local: d.conf.LocalIP, Peer: d.conf.RemoteIP, Port: d.conf.UDPPort, VRID: cfg.VRID, Copied: d.router.Copied})
+// wanted is what the interface must have for that.
+func wanted(cfg vrouter.Config) link.Want {
+	want := link.Want{Name: cfg.Interface}
+	for _, f := range cfg.Families() {
+		want.Local = append(want.Local, f.Local)
+		want.LinkLocal = want.LinkLocal || cfg.FromLinkLocal(f)
+		want.Not = append(want.Not, f.ClusterIP)
+	}
+	return want
+}
+
+func (d *service) open(cfg vrouter.Config, s link.State, f vrouter.Family) (vrouter.Conn, error) {
+	c := transport.Config{Kind: cfg.Kind, Interface: s.Name, Index: s.Index,
+		Local: f.Local, Peer: f.Peer, Port: d.conf.UDPPort, VRID: cfg.VRID, Copied: d.router.Copied}
+	if cfg.FromLinkLocal(f) {
+		c.Local = s.LinkLocal.Addr
+	}
+	if d.conf.Protocol != conf.VRRP {
+		c.InUDP = d.router.CARPInUDP
+	}
+	return transport.Open(c)
 }
 
 // keys derives the key of each password, or reads it from a file of the run
@@ -235,6 +269,15 @@ func (d *service) keys(c conf.Config) []auth.Key {
 		path := filepath.Join(d.places.RunDir, p.file)
 		if p.secret == "" || c.Password == "" {
 			os.Remove(path)
+			continue
+		}
+		if secret, ok := p.secret.Key(); ok {
+			os.Remove(path)
+			key, err := auth.NewKey(secret)
+			if err != nil {
+				panic(err) // package conf lets no other lengths through
+			}
+			keys = append(keys, key)
 			continue
 		}
 		if b, err := os.ReadFile(path); err == nil {
@@ -251,6 +294,42 @@ func (d *service) keys(c conf.Config) []auth.Key {
 	}
 	return keys
 }
+
+// carpKeys are those of CARP, which has the password itself for a key.
+func carpKeys(c conf.Config) (keys []carp.Key, err error) {
+	if c.Protocol == conf.VRRP {
+		return nil, nil
+	}
+	for _, p := range []conf.Secret{c.Password, c.PasswordNext} {
+		if p == "" {
+			continue
+		}
+		key, err := carp.NewKey(string(p), c.ClusterIP)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// awaitUpgrade waits for word from the replicator that the other node runs this
+// program, too. The election decides what that is worth.
+func (d *service) awaitUpgrade(ctx context.Context) {
+	for tick := time.NewTicker(upgradePoll); ; {
+		select {
+		case <-tick.C:
+			if status.PeerUpgraded(d.places.RunDir, d.conf.RemoteIP) {
+				d.router.PeerUpgraded()
+			}
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		}
+	}
+}
+
+const upgradePoll = 2 * time.Second
 
 // writePrivate writes a file that was never readable by others, also when one
 // with other permissions stood there.
@@ -278,7 +357,7 @@ func (d *service) signals(hurry func()) {
 				continue
 			}
 			d.log.Info(fmt.Sprintf("asked to stop by SIG%s", name(s)))
-			go daemon.SdNotify(false, leaving(d.conf.HookTimeout))
+			go daemon.SdNotify(false, leaving(d.conf))
 			go d.leave(vrouter.Stop)
 		case s := <-d.hangups:
 			switch s {
@@ -302,9 +381,12 @@ func (d *service) signals(hurry func()) {
 // leaving tells systemd that the service stops, and how long that may take
 // whatever its TimeoutStopSec: the replicator's time, the successor's, and then
 // the stop hook's, after a start hook that has to be ended first.
-func leaving(hookTimeout time.Duration) string {
+func leaving(c conf.Config) string {
 	const slack = 10 * time.Second
-	limit := flushLimit + election.HandOverLimit + hookTimeout + 4*hook.Grace + slack
+	limit := flushLimit + election.HandOverLimit + c.HookTimeout + 4*hook.Grace + slack
+	if c.Protocol != conf.VRRP {
+		limit += election.LeaveLimit
+	}
 	return fmt.Sprintf("%s\nEXTEND_TIMEOUT_USEC=%d", daemon.SdNotifyStopping, limit.Microseconds())
 }
 

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -25,14 +27,15 @@ func (f Failure) Unwrap() error { return f.Err }
 var ErrNoLink = errors.New("no such interface")
 
 // Missing returns those of want that do not stand. An address that stands on its link with another prefix length or label,
-// as somebody else may have added it, is there.
+// as somebody else may have added it, is there. One of IPv6 that is tentative, or was found to be a duplicate (RFC 4862 §5.4), is
+// not: nobody can use it.
 func Missing(want []Address) ([]Address, error) {
 	c, err := dial()
 	if err != nil {
 		return nil, err
 	}
 	defer c.close()
-	now, err := c.look()
+	now, err := c.look(want)
 	if err != nil {
 		return nil, err
 	}
@@ -46,14 +49,14 @@ func Missing(want []Address) ([]Address, error) {
 }
 
 // Up adds what is missing of want, looks afterwards, and returns how many came to stand and which do not. It changes no
-// address that is there already, in whatever form.
+// address that is there already, in whatever form, but replaces one of IPv6 that nobody can use.
 func Up(want []Address) (added int, failed []Failure) {
 	c, err := dial()
 	if err != nil {
 		return 0, all(want, err)
 	}
 	defer c.close()
-	before, err := c.look()
+	before, err := c.look(want)
 	if err != nil {
 		return 0, all(want, err)
 	}
@@ -63,7 +66,7 @@ func Up(want []Address) (added int, failed []Failure) {
 		case before.stands(a):
 		case before.links[a.Link].index == 0:
 			failed = append(failed, Failure{a, ErrNoLink})
-		case !a.Prefix.IsValid() || !a.Prefix.Addr().Is4() || len(a.Label) > maxName:
+		case !a.Prefix.IsValid() || len(a.Label) > maxName:
 			failed = append(failed, Failure{a, unix.EINVAL})
 		default:
 			add = append(add, a)
@@ -72,10 +75,14 @@ func Up(want []Address) (added int, failed []Failure) {
 	if len(add) == 0 {
 		return 0, failed
 	}
+	if useless := before.useless(add); len(useless) > 0 {
+		// What the kernel refuses is refused again, or stands, below.
+		_, _ = c.remove(useless)
+	}
 	refused, sendErr := c.batch(len(add), unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, func(b []byte, i int) []byte {
 		return appendNew(b, add[i], before.links[add[i].Link].index)
 	})
-	after, err := c.look()
+	after, err := c.look(want)
 	if err != nil {
 		return 0, append(failed, all(add, err)...)
 	}
@@ -98,7 +105,7 @@ func Down(want []Address) (removed int, failed []Failure) {
 		return 0, all(want, err)
 	}
 	defer c.close()
-	before, err := c.look()
+	before, err := c.look(want)
 	if err != nil {
 		return 0, all(want, err)
 	}
@@ -131,16 +138,11 @@ func Down(want []Address) (removed int, failed []Failure) {
 			remove, promote = safe, nil
 		}
 	}
-	refused, sendErr := c.batch(len(remove), unix.RTM_DELADDR, 0, func(b []byte, i int) []byte {
-		s := remove[i]
-		b = appendIfAddrmsg(b, s.bits, s.link)
-		b = appendAddr(b, unix.IFA_LOCAL, s.ip)
-		return appendAddr(b, unix.IFA_ADDRESS, s.peer)
-	})
+	refused, sendErr := c.remove(remove)
 	if len(promote) > 0 {
 		_ = c.setPromotion(promote, 0)
 	}
-	after, err := c.look()
+	after, err := c.look(want)
 	if err != nil {
 		for _, s := range remove {
 			failed = append(failed, Failure{ours[s.place], err})
@@ -153,13 +155,22 @@ func Down(want []Address) (removed int, failed []Failure) {
 			continue // it stood twice, with different prefix lengths
 		}
 		gone[s.place] = true
-		if !after.standing[s.place] {
+		if _, there := after.standing[s.place]; !there {
 			removed++
 			continue
 		}
 		failed = append(failed, Failure{ours[s.place], reason(refused[i], sendErr, "back again as soon as it was removed")})
 	}
 	return removed, failed
+}
+
+func (c *rtnl) remove(list []entry) (map[int]error, error) {
+	return c.batch(len(list), unix.RTM_DELADDR, 0, func(b []byte, i int) []byte {
+		e := list[i]
+		b = appendIfAddrmsg(b, familyOf(e.ip), e.bits, e.link)
+		b = appendAddr(b, unix.IFA_LOCAL, e.ip)
+		return appendAddr(b, unix.IFA_ADDRESS, e.peer)
+	})
 }
 
 func all(want []Address, err error) []Failure {
@@ -191,7 +202,8 @@ type entry struct {
 	place
 	peer      netip.Addr // the address itself, except on a point-to-point link
 	bits      int
-	secondary bool
+	secondary bool // of IPv4
+	unusable  bool // of IPv6: it may be, or is, a duplicate
 }
 
 type link struct {
@@ -202,8 +214,8 @@ type link struct {
 // state is what the kernel has, all links at one moment.
 type state struct {
 	links    map[string]link
-	entries  []entry // in the kernel's order: on each link primaries first
-	standing map[place]bool
+	entries  []entry        // in the kernel's order: on each link primaries first
+	standing map[place]bool // false, and there: unusable
 }
 
 func (s *state) place(a Address) (place, bool) {
@@ -214,6 +226,22 @@ func (s *state) place(a Address) (place, bool) {
 func (s *state) stands(a Address) bool {
 	p, ok := s.place(a)
 	return ok && s.standing[p]
+}
+
+// useless returns the entries that are where these addresses should stand, and are of no use.
+func (s *state) useless(list []Address) (entries []entry) {
+	at := map[place]bool{}
+	for _, a := range list {
+		if p, ok := s.place(a); ok {
+			at[p] = true
+		}
+	}
+	for _, e := range s.entries {
+		if e.unusable && at[e.place] {
+			entries = append(entries, e)
+		}
+	}
+	return entries
 }
 
 // removal returns the entries to remove, in an order that costs the kernel least, and the links where Linux would take others
@@ -253,8 +281,15 @@ func (s *state) removal(ours func(place) bool) (remove []entry, promote []int32)
 	return append(remove, primaries...), promote
 }
 
-func (c *rtnl) look() (*state, error) {
+// look reads the links, and the addresses of the families that are in list.
+func (c *rtnl) look(list []Address) (*state, error) {
 	s := &state{}
+	var families []byte
+	for _, a := range list {
+		if f := familyOf(a.Prefix.Addr()); !slices.Contains(families, f) {
+			families = append(families, f)
+		}
+	}
 	err := c.dump(unix.RTM_GETLINK, func(b []byte) []byte {
 		b = append(b, make([]byte, unix.SizeofIfInfomsg)...)
 		return nlmsg.AppendAttr(b, unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, rtextFilterSkipStats))
@@ -262,11 +297,18 @@ func (c *rtnl) look() (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = c.dump(unix.RTM_GETADDR, func(b []byte) []byte {
-		return appendIfAddrmsg(b, 0, 0)
-	}, func() { s.entries, s.standing = s.entries[:0], map[place]bool{} }, s.addEntry)
-	if err != nil {
-		return nil, err
+	for _, family := range families {
+		before := s.entries
+		err = c.dump(unix.RTM_GETADDR, func(b []byte) []byte {
+			return appendIfAddrmsg(b, family, 0, 0)
+		}, func() { s.entries = before }, s.addEntry)
+		if err != nil {
+			return nil, err
+		}
+	}
+	s.standing = make(map[place]bool, len(s.entries))
+	for _, e := range s.entries {
+		s.standing[e.place] = s.standing[e.place] || !e.unusable
 	}
 	return s, nil
 }
@@ -289,32 +331,47 @@ func (s *state) addLink(b []byte) {
 }
 
 func (s *state) addEntry(b []byte) {
-	if len(b) < unix.SizeofIfAddrmsg || b[0] != unix.AF_INET {
+	if len(b) < unix.SizeofIfAddrmsg || b[0] != unix.AF_INET && b[0] != unix.AF_INET6 {
 		return
 	}
-	e := entry{bits: int(b[1]), secondary: b[2]&unix.IFA_F_SECONDARY != 0}
+	v6, flags := b[0] == unix.AF_INET6, b[2]
+	e := entry{bits: int(b[1])}
+	if v6 {
+		e.unusable = flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0
+	} else {
+		e.secondary = flags&unix.IFA_F_SECONDARY != 0
+	}
 	e.link = int32(binary.NativeEndian.Uint32(b[4:]))
 	for typ, v := range nlmsg.Attrs(b[unix.SizeofIfAddrmsg:]) {
-		if len(v) != 4 {
+		ip, ok := netip.AddrFromSlice(v)
+		if !ok || ip.Is6() != v6 {
 			continue
 		}
 		switch typ {
 		case unix.IFA_LOCAL:
-			e.ip = netip.AddrFrom4([4]byte(v))
+			e.ip = ip
 		case unix.IFA_ADDRESS:
-			e.peer = netip.AddrFrom4([4]byte(v))
+			e.peer = ip
 		}
 	}
+	if v6 && !e.ip.IsValid() {
+		e.ip = e.peer // it has IFA_LOCAL only on a point-to-point link
+	}
 	s.entries = append(s.entries, e)
-	s.standing[e.place] = true
 }
 
 // appendNew appends what ip-address(8) sends for an address of Skudonet. "broadcast +" sets none below /31.
 func appendNew(b []byte, a Address, link int32) []byte {
 	ip, bits := a.Prefix.Addr(), a.Prefix.Bits()
-	b = appendIfAddrmsg(b, bits, link)
+	b = appendIfAddrmsg(b, familyOf(ip), bits, link)
 	b = appendAddr(b, unix.IFA_LOCAL, ip)
 	b = appendAddr(b, unix.IFA_ADDRESS, ip)
+	if ip.Is6() {
+		// struct ifa_cacheinfo: preferred for no time, valid for ever.
+		lifetimes := binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint32(make([]byte, 4), math.MaxUint32), 0)
+		b = nlmsg.AppendAttr(b, unix.IFA_CACHEINFO, lifetimes)
+		return nlmsg.AppendAttr(b, unix.IFA_FLAGS, binary.NativeEndian.AppendUint32(nil, unix.IFA_F_NOPREFIXROUTE|unix.IFA_F_NODAD))
+	}
 	if bits <= 30 {
 		v := ip.As4()
 		host := ^uint32(0) >> bits

@@ -141,7 +141,7 @@ func TestRefusalsOfAFullBatchAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
-	now, err := c.look()
+	now, err := c.look(want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,13 +213,13 @@ func TestFailuresHaveNames(t *testing.T) {
 	run(t, "ip addr add 10.6.0.1/24 scope link dev v0")
 	nolink := Address{netip.MustParsePrefix("10.1.0.7/16"), "eth9", "eth9:web"}
 	refused := addr("10.6.0.2/24", "v0:web") // another scope than that of its prefix
-	ipv6 := addr("fd00::1/64", "v0:six")
+	invalid := Address{Link: "v0", Label: "v0:none"}
 	good := []Address{addr("10.1.0.8/16", "v0:a"), addr("10.1.0.9/16", "v0:b")}
-	added, failed := Up([]Address{nolink, good[0], refused, ipv6, good[1]})
+	added, failed := Up([]Address{nolink, good[0], refused, invalid, good[1]})
 	if added != 2 || len(failed) != 3 {
 		t.Fatalf("%d added, failed %v; want 2 and 3", added, failed)
 	}
-	for i, want := range []Failure{{nolink, ErrNoLink}, {ipv6, unix.EINVAL}, {refused, unix.EINVAL}} {
+	for i, want := range []Failure{{nolink, ErrNoLink}, {invalid, unix.EINVAL}, {refused, unix.EINVAL}} {
 		if failed[i].Address != want.Address || !errors.Is(failed[i], want.Err) {
 			t.Errorf("failure %d: %v, want %v", i, failed[i], want)
 		}
@@ -235,6 +235,100 @@ func TestUpOnALinkThatIsDown(t *testing.T) {
 	run(t, "ip link set v0 down")
 	wantUp(t, many(3), 3)
 	wantDown(t, many(3), 3)
+}
+
+// standing6 lists the IPv6 addresses of v0 that are not link-local, without their lifetimes.
+func standing6(t *testing.T) []string {
+	t.Helper()
+	var list []string
+	for line := range strings.Lines(run(t, "ip -6 -o addr show dev v0 scope global")) {
+		_, line, _ = strings.Cut(line, "inet6 ")
+		line, _, _ = strings.Cut(line, `\`)
+		list = append(list, strings.TrimSpace(line))
+	}
+	return list
+}
+
+func TestUpOfIPv6(t *testing.T) {
+	namespace(t)
+	web, single := addr("2001:db8::7/64", "v0:web"), addr("2001:db8:1::7/128", "")
+	routes := run(t, "ip -6 route show table main")
+	wantUp(t, []Address{web, single, addr("10.1.0.7/16", "v0:old")}, 3)
+	want := []string{"2001:db8:1::7/128 scope global nodad deprecated noprefixroute", "2001:db8::7/64 scope global nodad deprecated noprefixroute"}
+	got := standing6(t)
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("stands as\n%q, want\n%q", got, want)
+	}
+	if now := run(t, "ip -6 route show table main"); now != routes {
+		t.Errorf("routes\n%s\nwere\n%s", now, routes)
+	}
+	if missing, err := Missing([]Address{web, single}); err != nil || missing != nil {
+		t.Errorf("missing %v, %v", missing, err)
+	}
+	wantUp(t, []Address{web, single}, 0)
+	wantDown(t, []Address{web, single}, 2)
+	if got := standing6(t); got != nil {
+		t.Errorf("left standing: %q", got)
+	}
+	wantStanding(t, nicStands, "10.1.0.7/16 brd 10.1.255.255 scope global secondary noprefixroute v0:old")
+}
+
+// What a node is asked to open from an address in the prefix of a virtual one comes from its own.
+func TestIPv6OfOursIsNoSource(t *testing.T) {
+	namespace(t)
+	run(t, "ip addr add 2001:db8::1/64 dev v0 nodad")
+	wantUp(t, []Address{addr("2001:db8::7/64", "v0:web")}, 1)
+	if out := run(t, "ip -6 route get 2001:db8::6"); !strings.Contains(out, "src 2001:db8::1 ") {
+		t.Errorf("the source is another: %s", out)
+	}
+}
+
+// Skudonet, or an admin, may have raised the address before, with duplicate address detection or without.
+func TestUnusableIPv6IsReplaced(t *testing.T) {
+	web := []Address{addr("2001:db8::7/64", "v0:web")}
+	for name, script := range map[string]string{
+		"tentative": "ip addr add 2001:db8::7/64 dev v0",
+		"duplicate": `ip addr add 2001:db8::7/64 dev v1 nodad; ip addr add 2001:db8::7/64 dev v0
+			for i in $(seq 500); do ip -6 addr show dev v0 dadfailed | grep -q 2001 && break; sleep .01; done
+			ip -6 addr show dev v0 dadfailed | grep -q 2001; ip addr del 2001:db8::7/64 dev v1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			namespace(t)
+			run(t, script)
+			if missing, err := Missing(web); err != nil || len(missing) != 1 {
+				t.Errorf("missing %v, %v", missing, err)
+			}
+			wantUp(t, web, 1)
+			if got := standing6(t); !slices.Equal(got, []string{"2001:db8::7/64 scope global nodad deprecated noprefixroute"}) {
+				t.Errorf("stands as %q", got)
+			}
+			wantDown(t, web, 1)
+			run(t, "ip addr add 2001:db8::7/64 dev v0")
+			wantDown(t, web, 1) // whatever it is good for
+		})
+	}
+	t.Run("by Skudonet", func(t *testing.T) {
+		namespace(t)
+		run(t, "ip addr add 2001:db8::7/64 dev v0 label v0:web noprefixroute nodad")
+		before := standing6(t)
+		wantUp(t, web, 0)
+		if got := standing6(t); !slices.Equal(got, before) {
+			t.Errorf("was %q, is %q", before, got)
+		}
+		wantDown(t, web, 1)
+	})
+}
+
+func TestUpAndDownOfThousandsOfIPv6(t *testing.T) {
+	namespace(t)
+	want := make([]Address, 2000)
+	for i := range want {
+		ip := netip.MustParseAddr("2001:db8::").As16()
+		ip[14], ip[15] = byte(i>>8)+1, byte(i)
+		want[i] = Address{netip.PrefixFrom(netip.AddrFrom16(ip), 64), "v0", fmt.Sprintf("v0:%d", i)}
+	}
+	wantUp(t, want, 2000)
+	wantDown(t, want, 2000)
 }
 
 // BenchmarkUpDown adds and removes in the NIC's own prefix, as Skudonet does.
@@ -276,6 +370,7 @@ func BenchmarkMissing(b *testing.B) {
 func FuzzMessages(f *testing.F) {
 	c := &rtnl{}
 	c.request(unix.RTM_NEWADDR, 0, func(b []byte) []byte { return appendNew(b, cluster, 2) })
+	c.request(unix.RTM_NEWADDR, 0, func(b []byte) []byte { return appendNew(b, cluster6, 2) })
 	c.request(unix.RTM_NEWLINK, 0, func(b []byte) []byte {
 		return nlmsg.AppendString(append(b, make([]byte, unix.SizeofIfInfomsg)...), unix.IFLA_IFNAME, "eth0")
 	})

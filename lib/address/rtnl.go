@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -91,9 +92,11 @@ func (c *rtnl) batch(n int, typ, flags uint16, body func(b []byte, i int) []byte
 var errChanging = errors.New("rtnetlink: the list changes faster than it can be read")
 
 // dump asks for a list, again if it changed while the kernel was writing it, and hands over each entry. reset comes before
-// the first entry of every attempt.
+// the first entry of every attempt. For a while after thousands of addresses of IPv6 have come, the kernel works on one after the
+// other and takes each for a change, so the attempts are spread over half a second.
 func (c *rtnl) dump(typ uint16, body func(b []byte) []byte, reset func(), entry func(body []byte)) error {
-	for range 5 {
+	for pause := time.Duration(0); pause < 300*time.Millisecond; pause = max(2*pause, time.Millisecond) {
+		time.Sleep(pause)
 		reset()
 		complete, err := c.dumpOnce(typ, body, entry)
 		if err != nil {
@@ -149,11 +152,22 @@ func (c *rtnl) receive(flags int) ([]byte, error) {
 }
 
 func appendAddr(b []byte, typ uint16, ip netip.Addr) []byte {
+	if ip.Is6() {
+		v := ip.As16()
+		return nlmsg.AppendAttr(b, typ, v[:])
+	}
 	v := ip.As4()
 	return nlmsg.AppendAttr(b, typ, v[:])
 }
 
-func appendIfAddrmsg(b []byte, bits int, link int32) []byte {
-	b = append(b, unix.AF_INET, byte(bits), 0, unix.RT_SCOPE_UNIVERSE)
+func appendIfAddrmsg(b []byte, family byte, bits int, link int32) []byte {
+	b = append(b, family, byte(bits), 0, unix.RT_SCOPE_UNIVERSE)
 	return binary.NativeEndian.AppendUint32(b, uint32(link))
+}
+
+func familyOf(ip netip.Addr) byte {
+	if ip.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
 }

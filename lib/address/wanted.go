@@ -5,8 +5,12 @@
 // addresses in a few system calls, in the form that Skudonet itself uses:
 //
 //	ip addr add A/M broadcast + dev PARENT label PARENT:NAME noprefixroute
+//	ip addr add A/M dev PARENT noprefixroute nodad preferred_lft 0
 //
-// The package announces nothing (lib/announce), sets no NIC address, and knows IPv4 only.
+// The second is for IPv6, which knows no labels. Skudonet says nothing of the last two words there: with them a node does not
+// choose the address for connections of its own, which would end when it moves. Linux never does that with those of IPv4.
+//
+// The package announces nothing (lib/announce), and sets no NIC address.
 package address
 
 import (
@@ -52,16 +56,15 @@ const (
 )
 
 // Wanted returns the addresses that a master carries: every virtual interface in the configuration tree dir with status up,
-// and clusterIP always. The prefix length is that of the parent's own file, as in Skudonet, else the mask in the virtual
-// interface's file, else 32. clusterIP comes first; where no file has it, it is put on iface with localBits as its prefix length.
-// The address of a NIC itself is in no list, not even as clusterIP: who moved it would cut the node off.
+// and those of cluster always. The prefix length is that of the parent's own file, as in Skudonet, where that has an address of
+// the same family, else the mask in the virtual interface's file, else that of a single host. The addresses of cluster come
+// first; one that no file has is put on iface as it stands in cluster, as a single host if its prefix is not valid.
+// The address of a NIC itself is in no list, not even as one of cluster: who moved it would cut the node off.
 //
 // A file that cannot be used is left out with a notice. Who holds addresses from before keeps those of an Unread one.
-func Wanted(dir fs.FS, clusterIP netip.Addr, iface string, localBits int) ([]Address, []Notice) {
-	clusterIP = clusterIP.Unmap()
+func Wanted(dir fs.FS, cluster []netip.Prefix, iface string) ([]Address, []Notice) {
 	t := readTree(dir)
-
-	var cluster *virtual
+	files := make([]*virtual, len(cluster)) // that have them
 	var rest []Address
 	type place struct {
 		ip   netip.Addr
@@ -70,8 +73,10 @@ func Wanted(dir fs.FS, clusterIP netip.Addr, iface string, localBits int) ([]Add
 	seen := map[place]string{}
 	for _, v := range t.virtual {
 		ip := v.address.Prefix.Addr()
-		if ip == clusterIP && (cluster == nil || v.up() && !cluster.up()) {
-			cluster = &v
+		for i, c := range cluster {
+			if ip == c.Addr().Unmap() && (files[i] == nil || v.up() && !files[i].up()) {
+				files[i] = &v
+			}
 		}
 		if !v.up() {
 			continue
@@ -88,38 +93,45 @@ func Wanted(dir fs.FS, clusterIP netip.Addr, iface string, localBits int) ([]Add
 		seen[at] = v.file
 		rest = append(rest, v.address)
 	}
-	if nic, ok := t.nic[clusterIP]; ok {
-		t.notice(fileOf(nic), "%s is $cluster_ip and the address of %s itself: left alone; are $cluster_ip and $local_ip exchanged?", clusterIP, nic)
-		return rest, t.notices
-	}
-	switch {
-	case cluster == nil:
-		if localBits < 1 || localBits > 32 {
-			localBits = 32
+	want := make([]Address, 0, len(cluster)+len(rest))
+	for i, c := range cluster {
+		ip, file := c.Addr().Unmap(), files[i]
+		if nic, ok := t.nic[ip]; ok {
+			t.notice(fileOf(nic), "%s is $cluster_ip and the address of %s itself: left alone; are $cluster_ip and $local_ip exchanged?", ip, nic)
+			continue
 		}
-		cluster = &virtual{address: Address{netip.PrefixFrom(clusterIP, localBits), iface, iface + ":skd"}}
-		if len(cluster.address.Label) > maxName {
-			cluster.address.Label = ""
+		switch {
+		case file == nil:
+			bits := c.Bits()
+			if bits < 1 {
+				bits = ip.BitLen()
+			}
+			a := Address{netip.PrefixFrom(ip, bits), iface, iface + ":skd"}
+			if len(a.Label) > maxName {
+				a.Label = ""
+			}
+			want = append(want, a)
+			continue
+		case !file.up():
+			t.notice(file.file, "status is %q, but %s is $cluster_ip: a master brings it up all the same", file.status, ip)
 		}
-	case !cluster.up():
-		t.notice(cluster.file, "status is %q, but %s is $cluster_ip: a master brings it up all the same", cluster.status, clusterIP)
+		want = append(want, file.address)
 	}
-
-	want := make([]Address, 1, len(rest)+1)
-	want[0] = cluster.address
+	first := want
 	for _, a := range rest {
-		if a.Link != want[0].Link || a.Prefix.Addr() != clusterIP {
+		if !slices.ContainsFunc(first, func(c Address) bool { return a.Link == c.Link && a.Prefix.Addr() == c.Prefix.Addr() }) {
 			want = append(want, a)
 		}
 	}
 	return want, t.notices
 }
 
-// Holds tells whether a virtual interface in the configuration tree dir has the
-// address ip, whatever its status.
-func Holds(dir fs.FS, ip netip.Addr) bool {
-	ip = ip.Unmap()
-	return slices.ContainsFunc(readTree(dir).virtual, func(v virtual) bool { return v.address.Prefix.Addr() == ip })
+// Holds tells whether a virtual interface in the configuration tree dir has one
+// of the addresses, whatever its status.
+func Holds(dir fs.FS, ips ...netip.Addr) bool {
+	return slices.ContainsFunc(readTree(dir).virtual, func(v virtual) bool {
+		return slices.ContainsFunc(ips, func(ip netip.Addr) bool { return ip.Unmap() == v.address.Prefix.Addr() })
+	})
 }
 
 // tree is what the interface files of one configuration tree say.
@@ -127,9 +139,12 @@ type tree struct {
 	dir     fs.FS
 	virtual []virtual             // usable, in the order of their names
 	nic     map[netip.Addr]string // the addresses of NICs and VLANs, which are not ours to move
-	bits    map[string]int        // prefix length by NIC or VLAN
+	bits    map[string]mask       // of NICs and VLANs
 	notices []Notice
 }
+
+// mask is a prefix length of addresses with so many bits.
+type mask struct{ bits, of int }
 
 type virtual struct {
 	file    string
@@ -149,7 +164,7 @@ func (t *tree) unread(file string, err error) {
 }
 
 func readTree(dir fs.FS) *tree {
-	t := &tree{dir: dir, nic: map[netip.Addr]string{}, bits: map[string]int{}}
+	t := &tree{dir: dir, nic: map[netip.Addr]string{}, bits: map[string]mask{}}
 	entries, err := fs.ReadDir(dir, ".")
 	if err != nil {
 		t.notices = append(t.notices, Notice{".", fmt.Sprintf("cannot list the configuration tree: %v", cause(err)), true})
@@ -183,20 +198,21 @@ func (t *tree) readNIC(name string) {
 		t.unread(fileOf(name), err)
 		return
 	}
+	of := 32
 	if ip, err := netip.ParseAddr(f.addr); err == nil {
-		t.nic[ip.Unmap()] = name
+		ip = ip.Unmap()
+		t.nic[ip] = name
+		of = ip.BitLen()
 	}
 	if f.mask == "" {
 		return
 	}
-	n, err := maskBits(f.mask)
+	n, err := maskBits(f.mask, of)
 	if err != nil {
-		if !strings.Contains(f.addr, ":") {
-			t.notice(fileOf(name), "%v", err)
-		}
+		t.notice(fileOf(name), "%v", err)
 		return
 	}
-	t.bits[name] = n
+	t.bits[name] = mask{n, of}
 }
 
 func (t *tree) readVirtual(label string) {
@@ -225,26 +241,28 @@ func (t *tree) readVirtual(label string) {
 		t.notice(file, "no addr")
 		return
 	case err != nil:
-		t.notice(file, "addr %q: want an IPv4 address", f.addr)
+		t.notice(file, "addr %q: want an IPv4 or IPv6 address", f.addr)
 		return
-	case !ip.Is4():
-		t.notice(file, "addr %s: only IPv4 addresses follow the master", ip)
+	case ip.Zone() != "":
+		t.notice(file, "addr %s: want it without %%%s: the interface is in the name of the file", ip, ip.Zone())
 		return
 	case ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		t.notice(file, "addr %s: no address of a host", ip)
 		return
 	}
-	n, ok := t.bits[link]
-	if !ok {
-		n = 32
+	m := t.bits[link]
+	if m.of != ip.BitLen() {
+		m = mask{ip.BitLen(), ip.BitLen()}
 		if f.mask != "" {
-			if n, err = maskBits(f.mask); err != nil {
-				t.notice(file, "%v; taken as 32", err)
-				n = 32
+			n, err := maskBits(f.mask, m.of)
+			if err == nil {
+				m.bits = n
+			} else {
+				t.notice(file, "%v; taken as %d", err, m.bits)
 			}
 		}
 	}
-	t.virtual = append(t.virtual, virtual{file, Address{netip.PrefixFrom(ip, n), link, label}, f.status})
+	t.virtual = append(t.virtual, virtual{file, Address{netip.PrefixFrom(ip, m.bits), link, label}, f.status})
 }
 
 // read returns what the file of the interface says. A line that is neither section nor assignment is said and skipped: the
@@ -330,10 +348,13 @@ func parse(data []byte, name string) (f fields, oddLine int, err error) {
 	return f, oddLine, nil
 }
 
-// maskBits reads 255.255.255.0 or 24.
-func maskBits(s string) (int, error) {
-	if n, err := strconv.ParseUint(s, 10, 8); err == nil && n >= 1 && n <= 32 {
+// maskBits reads 255.255.255.0 or 24, and for addresses of 128 bits 64 alone.
+func maskBits(s string, of int) (int, error) {
+	if n, err := strconv.ParseUint(s, 10, 8); err == nil && n >= 1 && n <= uint64(of) {
 		return int(n), nil
+	}
+	if of != 32 {
+		return 0, fmt.Errorf("mask %q: want a number of bits like 64", s)
 	}
 	if m, err := netip.ParseAddr(s); err == nil && m.Is4() {
 		b := m.As4()

@@ -13,6 +13,9 @@ import (
 var (
 	clusterIP = netip.MustParseAddr("192.168.77.100")
 	cluster   = Address{netip.MustParsePrefix("192.168.77.100/24"), "eth0", "eth0:skd"}
+	cluster6  = Address{netip.MustParsePrefix("fd77::100/64"), "eth0", "eth0:skd"}
+
+	prefixes = []netip.Prefix{cluster.Prefix}
 )
 
 const nic = "[eth0]\naddr=192.168.77.11\ndhcp=\ngateway=192.168.77.1\nmac=\nmask=255.255.255.0\nname=eth0\nstatus=up\n"
@@ -84,9 +87,9 @@ func TestWanted(t *testing.T) {
 			[]Address{cluster}, []string{"if_:a_conf: want a name", "if_eth0:0123456789ab_conf: eth0:0123456789ab is longer", "if_eth0:_conf: want a name", `"eth0:a b" is no interface name`}},
 		{"contents that cannot be used", files(
 			"if_eth0:a_conf", "", "if_eth0:b_conf", "[eth0:b]\nstatus=up\n", "if_eth0:c_conf", virtualFile("eth0:c", "300.1.1.1", "up"),
-			"if_eth0:d_conf", virtualFile("eth0:d", "fd00::1", "up"), "if_eth0:e_conf", virtualFile("eth0:e", "224.0.0.18", "up"),
+			"if_eth0:d_conf", virtualFile("eth0:d", "fe80::1%eth0", "up"), "if_eth0:e_conf", virtualFile("eth0:e", "224.0.0.18", "up"),
 			"if_eth0:f_conf", "\x00\xff", "if_eth0:g_conf", strings.Repeat("#\n", maxFile), "if_eth0:h_conf", virtualFile("eth0:other", "10.0.0.1", "up")),
-			[]Address{cluster}, []string{"no section [eth0:a]", "eth0:b_conf: no addr", `addr "300.1.1.1"`, "addr fd00::1: only IPv4", "addr 224.0.0.18",
+			[]Address{cluster}, []string{"no section [eth0:a]", "eth0:b_conf: no addr", `addr "300.1.1.1"`, "addr fe80::1%eth0: want it without %eth0", "addr 224.0.0.18",
 				"line 1: want key=value", "no section [eth0:f]", "larger than 64 KiB", "no section [eth0:h]"}},
 		{"a stray line costs nothing", files("if_eth0_conf", nic, "if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.80", "up")+"<<<<<<< HEAD\n"),
 			[]Address{cluster, web}, []string{"if_eth0:web_conf: line 9: want key=value; ignored"}},
@@ -94,7 +97,7 @@ func TestWanted(t *testing.T) {
 			[]Address{cluster}, []string{"if_eth0:a_conf: not a regular file", "if_eth0:b_conf: not a regular file"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, notices := Wanted(tt.dir, clusterIP, "eth0", 24)
+			got, notices := Wanted(tt.dir, prefixes, "eth0")
 			if !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("addresses\n got %v\nwant %v", got, tt.want)
 			}
@@ -114,15 +117,67 @@ func TestWanted(t *testing.T) {
 	}
 }
 
+const nic6 = "[eth0]\naddr=fd77::11\ndhcp=\ngateway=fd77::1\nmac=\nmask=64\nname=eth0\nstatus=up\n"
+
+func TestWantedOfIPv6(t *testing.T) {
+	web := Address{netip.MustParsePrefix("fd77::80/64"), "eth0", "eth0:web"}
+	webFile := virtualFile("eth0:web", "fd77:0:0::80", "up")
+	only, both := []netip.Prefix{cluster6.Prefix}, []netip.Prefix{cluster.Prefix, cluster6.Prefix}
+	for _, tt := range []struct {
+		name    string
+		cluster []netip.Prefix
+		dir     fs.FS
+		want    []Address
+		notices []string
+	}{
+		{"no files", only, files(), []Address{cluster6}, nil},
+		{"both families", both, files(), []Address{cluster, cluster6}, nil},
+		{"a virtual interface on a NIC of IPv6", only, files("if_eth0_conf", nic6, "if_eth0:web_conf", webFile), []Address{cluster6, web}, nil},
+		{"the parent's mask is of the other family", both, files("if_eth0_conf", nic, "if_eth0:web_conf", webFile,
+			"if_eth0:x_conf", "[eth0:x]\naddr=fd77::81\nmask=64\nstatus=up\n", "if_eth0:y_conf", "[eth0:y]\naddr=192.168.77.81\nstatus=up\n"),
+			[]Address{cluster, cluster6, {netip.MustParsePrefix("fd77::80/128"), "eth0", "eth0:web"},
+				{netip.MustParsePrefix("fd77::81/64"), "eth0", "eth0:x"}, {netip.MustParsePrefix("192.168.77.81/24"), "eth0", "eth0:y"}}, nil},
+		{"both have files, of which one is down", both, files("if_eth0_conf", nic6,
+			"if_eth0:a_conf", virtualFile("eth0:a", "fd77::100", "down"), "if_eth1:b_conf", "[eth1:b]\naddr=192.168.77.100\nmask=16\nstatus=up\n"),
+			[]Address{{netip.MustParsePrefix("192.168.77.100/16"), "eth1", "eth1:b"}, {cluster6.Prefix, "eth0", "eth0:a"}},
+			[]string{`if_eth0:a_conf: status is "down", but fd77::100 is $cluster_ip`}},
+		{"one is the NIC's own", both, files("if_eth0_conf", strings.Replace(nic6, "fd77::11", "fd77::100", 1)), []Address{cluster},
+			[]string{"if_eth0_conf: fd77::100 is $cluster_ip and the address of eth0 itself: left alone"}},
+		{"masks that are none", only, files("if_eth0_conf", strings.Replace(nic6, "mask=64", "mask=129", 1), "if_eth0:web_conf", webFile,
+			"if_eth1:c_conf", "[eth1:c]\naddr=fd77::82\nmask=255.255.255.0\nstatus=up\n"),
+			[]Address{cluster6, {netip.MustParsePrefix("fd77::80/128"), "eth0", "eth0:web"}, {netip.MustParsePrefix("fd77::82/128"), "eth1", "eth1:c"}},
+			[]string{`if_eth0_conf: mask "129": want a number of bits like 64`, `if_eth1:c_conf: mask "255.255.255.0": want a number of bits like 64; taken as 128`}},
+		{"addresses of no host", only, files("if_eth0:a_conf", virtualFile("eth0:a", "::", "up"), "if_eth0:b_conf", virtualFile("eth0:b", "ff02::12", "up")),
+			[]Address{cluster6}, []string{"addr ::: no address of a host", "addr ff02::12: no address of a host"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, notices := Wanted(tt.dir, tt.cluster, "eth0")
+			if !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("addresses\n got %v\nwant %v", got, tt.want)
+			}
+			if len(notices) != len(tt.notices) {
+				t.Fatalf("notices\n got %v\nwant %q", notices, tt.notices)
+			}
+			for i, piece := range tt.notices {
+				if !strings.Contains(notices[i].String(), piece) {
+					t.Errorf("notice %d is %q, want %q in it", i, notices[i], piece)
+				}
+			}
+		})
+	}
+}
+
 func TestClusterLabelFitsOrIsLeftOut(t *testing.T) {
 	for iface, label := range map[string]string{"eth0": "eth0:skd", "enp0s31f6.1": "enp0s31f6.1:skd", "enp0s31f6.10": "", "fifteen-letters": ""} {
-		got, _ := Wanted(files(), clusterIP, iface, 24)
+		got, _ := Wanted(files(), prefixes, iface)
 		if got[0].Label != label {
 			t.Errorf("on %s: label %q, want %q", iface, got[0].Label, label)
 		}
 	}
-	if got, _ := Wanted(files(), clusterIP, "eth0", 0); got[0].Prefix.Bits() != 32 {
-		t.Errorf("without a prefix length of the local address: %v, want /32", got[0])
+	for ip, want := range map[netip.Addr]int{clusterIP: 32, cluster6.Prefix.Addr(): 128} {
+		if got, _ := Wanted(files(), []netip.Prefix{netip.PrefixFrom(ip, -1)}, "eth0"); got[0].Prefix.Bits() != want {
+			t.Errorf("without a prefix length of the local address: %v, want /%d", got[0], want)
+		}
 	}
 }
 
@@ -143,12 +198,12 @@ func FuzzInterfaceFile(f *testing.F) {
 	f.Add([]byte("[eth0:web]\naddr=::ffff:10.0.0.1\nstatus=up\n"), []byte("[eth0]\nmask=0\n"))
 	f.Fuzz(func(t *testing.T, virtual, parent []byte) {
 		dir := files("if_eth0:web_conf", string(virtual), "if_eth0_conf", string(parent))
-		got, notices := Wanted(dir, clusterIP, "eth0", 24)
+		got, notices := Wanted(dir, prefixes, "eth0")
 		if len(got) == 0 || len(got) > 2 || got[0].Prefix.Addr() != clusterIP {
 			t.Fatalf("got %v, want $cluster_ip and one more at most", got)
 		}
 		for _, a := range got {
-			if !a.Prefix.IsValid() || !a.Prefix.Addr().Is4() || a.Prefix.Bits() < 1 || a.Link != "eth0" || len(a.Label) > maxName {
+			if !a.Prefix.IsValid() || a.Prefix.Addr().Zone() != "" || a.Prefix.Bits() < 1 || a.Link != "eth0" || len(a.Label) > maxName {
 				t.Fatalf("%+v cannot be put on a link", a)
 			}
 		}
@@ -183,6 +238,10 @@ func TestHolds(t *testing.T) {
 	}
 	if !Holds(files("if_eth0:a_conf", virtualFile("eth0:a", "192.0.2.9", "up")), netip.MustParseAddr("::ffff:192.0.2.9")) {
 		t.Error("the IPv4-mapped form is another address")
+	}
+	six := files("if_eth0:a_conf", virtualFile("eth0:a", "2001:db8::9", "up"))
+	if !Holds(six, ip, netip.MustParseAddr("2001:db8::9")) || Holds(six, ip, netip.MustParseAddr("2001:db8::8")) {
+		t.Error("of two addresses, want the second one held, and only where it is")
 	}
 	if Holds(brokenFS{}, ip) {
 		t.Error("a tree that cannot be read holds it")

@@ -16,11 +16,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/address"
 )
 
 var (
 	mac = net.HardwareAddr{0xce, 0xb1, 0x9b, 0x77, 0xd8, 0x05}
 	vip = netip.MustParseAddr("10.0.0.100")
+
+	vip6 = netip.MustParseAddr("2001:db8::100")
 )
 
 func TestFrames(t *testing.T) {
@@ -32,6 +36,10 @@ func TestFrames(t *testing.T) {
 	}{
 		{"request, as keepalived sends it", AppendGARPRequest(nil, mac, vip), ethernet + "0001080006040001ceb19b77d8050a000064ffffffffffff0a000064"},
 		{"reply, to ourselves", AppendGARPReply(nil, mac, vip), ethernet + "0001080006040002ceb19b77d8050a000064ceb19b77d8050a000064"},
+		{"neighbour advertisement, as keepalived sends it", AppendNA(nil, mac, vip6, false), "333300000001" + "ceb19b77d805" + "86dd" +
+			"6000000000203aff20010db8000000000000000000000100ff0200000000000000000000000000018800b6fe20000000" +
+			"20010db80000000000000000000001000201ceb19b77d805"},
+		{"neighbour advertisement of a router", AppendNA(nil, mac, vip6, true)[56:62], "36fea0000000"},
 		{"appended", AppendGARPRequest([]byte{0xab}, mac, vip)[:2], "abff"},
 	} {
 		if got := hex.EncodeToString(tt.got); got != tt.want {
@@ -41,6 +49,10 @@ func TestFrames(t *testing.T) {
 	buffer := make([]byte, 0, 42)
 	if n := testing.AllocsPerRun(100, func() { AppendGARPReply(buffer, mac, vip) }); n != 0 {
 		t.Errorf("%v allocations a frame", n)
+	}
+	buffer = make([]byte, 0, 86)
+	if n := testing.AllocsPerRun(100, func() { AppendNA(buffer, mac, vip6, true) }); n != 0 {
+		t.Errorf("%v allocations a neighbour advertisement", n)
 	}
 }
 
@@ -107,7 +119,7 @@ func index(t testing.TB, link string) int {
 func targetsOn(link, n int) []Target {
 	targets := make([]Target, n)
 	for i := range targets {
-		targets[i] = Target{link, mac, netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}
+		targets[i] = Target{Link: link, MAC: mac, Addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}
 	}
 	return targets
 }
@@ -195,6 +207,37 @@ func TestSend(t *testing.T) {
 	}
 }
 
+// A Linux neighbour that knows the address at another MAC believes the advertisement.
+func TestNeighboursLearnIPv6(t *testing.T) {
+	namespace(t)
+	run(t, `ip link set pv0 down; sysctl -qw net.ipv6.conf.pv0.accept_dad=0; ip link set pv0 up
+		ip -6 addr add 2001:db8::1/64 dev pv0 nodad; ip -6 neigh add 2001:db8::100 lladdr 02:00:00:00:00:99 nud stale dev pv0`)
+	target := Target{Link: index(t, "v0"), MAC: mac, Addr: vip6}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) { // the first ones come before IPv6 is ready there
+		wantSent(t, []Target{target, {Link: target.Link, MAC: mac, Addr: vip}}, 2)
+		out, _ := exec.Command("ip", "-6", "neigh", "show", vip6.String(), "dev", "pv0").CombinedOutput()
+		if strings.Contains(string(out), mac.String()) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the neighbour knows: %s", out)
+		}
+	}
+}
+
+func TestTargetsOfIPv6(t *testing.T) {
+	namespace(t)
+	run(t, "sysctl -qw net.ipv6.conf.v1.forwarding=1")
+	var list []address.Address
+	for _, link := range []string{"v0", "v1"} {
+		list = append(list, address.Address{Prefix: netip.PrefixFrom(vip6, 64), Link: link})
+	}
+	targets, err := Targets(list)
+	if err != nil || len(targets) != 2 || targets[0].Router || !targets[1].Router || targets[1].Addr != vip6 || targets[1].Link != index(t, "v1") {
+		t.Errorf("%+v, %v; want a host on v0 and a router on v1", targets, err)
+	}
+}
+
 func TestRequestsLeaveBeforeReplies(t *testing.T) {
 	namespace(t)
 	w := listen(t, "v0")
@@ -239,7 +282,7 @@ func TestOneLinkFails(t *testing.T) {
 	down, good := targetsOn(index(t, "v1"), 10), targetsOn(index(t, "v0"), 10)
 	run(t, "ip link set v1 down")
 	gone := targetsOn(9999, 2)
-	bad := []Target{{index(t, "v0"), mac, netip.MustParseAddr("fd00::1")}, {index(t, "v0"), nil, vip}}
+	bad := []Target{{Link: index(t, "v0"), MAC: mac}, {Link: index(t, "v0"), Addr: vip6}}
 	var mixed []Target
 	for i := range good {
 		mixed = append(mixed, down[i], good[i])
@@ -248,7 +291,7 @@ func TestOneLinkFails(t *testing.T) {
 	if sent != len(good) || !errors.Is(err, unix.ENETDOWN) || !errors.Is(err, unix.ENODEV) {
 		t.Errorf("%d sent, %v; want %d and two links that failed", sent, err, len(good))
 	}
-	for _, piece := range []string{"announce on v1: network is down", "announce on link 9999: no such device", "announce fd00::1 from", "want an IPv4 address and an Ethernet link"} {
+	for _, piece := range []string{"announce on v1: network is down", "announce on link 9999: no such device", "announce invalid IP from", "announce 2001:db8::100 from", "want an address and an Ethernet link"} {
 		if err == nil || !strings.Contains(err.Error(), piece) {
 			t.Errorf("%q is not in: %v", piece, err)
 		}

@@ -13,17 +13,18 @@ import (
 
 // Target is an address to announce, and where.
 type Target struct {
-	Link int              // index
-	MAC  net.HardwareAddr // of the link
-	Addr netip.Addr
+	Link   int              // index
+	MAC    net.HardwareAddr // of the link
+	Addr   netip.Addr
+	Router bool // the link forwards IPv6, which an advertisement of an IPv6 address has to say
 }
 
 // patience is how long a burst waits on one link, all in all, for a full queue to drain. A thousand addresses take 10 ms at
 // 100 Mbit/s: a link that is full for a second leads nowhere, and the schedule repeats the burst.
 const patience = time.Second
 
-// Send sends one burst: a gratuitous ARP request for every target, then a reply for every target. It returns for how many both
-// have left. The links are served side by side, so that one that fails or is slow does not hold up the others; err joins all
+// Send sends one burst: a gratuitous ARP request or a neighbour advertisement for every target, then an ARP reply for every one of
+// IPv4. It returns for how many all have left. The links are served side by side, so that one that fails or is slow does not hold up the others; err joins all
 // failures. A full queue is waited for, up to a second a link.
 //
 // stop is asked before each frame, from several goroutines, and ends the burst when it says true. That is no error.
@@ -34,8 +35,8 @@ func Send(targets []Target, stop func() bool) (sent int, err error) {
 	byLink := map[int]*burst{}
 	var bursts []*burst
 	for _, t := range targets {
-		if t.Addr = t.Addr.Unmap(); !t.Addr.Is4() || len(t.MAC) != 6 {
-			failures = append(failures, fmt.Errorf("announce %s from %q on %s: want an IPv4 address and an Ethernet link", t.Addr, t.MAC, name(t.Link)))
+		if t.Addr = t.Addr.Unmap(); !t.Addr.IsValid() || len(t.MAC) != 6 {
+			failures = append(failures, fmt.Errorf("announce %s from %q on %s: want an address and an Ethernet link", t.Addr, t.MAC, name(t.Link)))
 			continue
 		}
 		b := byLink[t.Link]
@@ -104,15 +105,20 @@ type burst struct {
 
 func (b *burst) run(stop func() bool) {
 	defer closeLater(b.fd)
-	frame := make([]byte, 0, 64)
+	frame := make([]byte, 0, 96)
 	// All requests before all replies: the last address is announced first after half the time.
 	for _, t := range b.targets {
-		if !b.transmit(AppendGARPRequest(frame[:0], t.MAC, t.Addr), stop) {
+		if t.Addr.Is4() {
+			frame = AppendGARPRequest(frame[:0], t.MAC, t.Addr)
+		} else {
+			frame = AppendNA(frame[:0], t.MAC, t.Addr, t.Router)
+		}
+		if !b.transmit(frame, stop) {
 			return
 		}
 	}
 	for _, t := range b.targets {
-		if !b.transmit(AppendGARPReply(frame[:0], t.MAC, t.Addr), stop) {
+		if t.Addr.Is4() && !b.transmit(AppendGARPReply(frame[:0], t.MAC, t.Addr), stop) {
 			return
 		}
 		b.sent++

@@ -3,6 +3,7 @@ package announce
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/vishvananda/netlink"
 
@@ -14,6 +15,7 @@ import (
 // or has no MAC.
 func Targets(list []address.Address) ([]Target, error) {
 	links := map[string]*netlink.LinkAttrs{}
+	routers := map[string]bool{}
 	targets := make([]Target, 0, len(list))
 	var failed []error
 	for _, a := range list {
@@ -28,7 +30,22 @@ func Targets(list []address.Address) ([]Target, error) {
 			failed = append(failed, fmt.Errorf("%s: no Ethernet interface %s", a, a.Link))
 			continue
 		}
-		targets = append(targets, Target{Link: l.Index, MAC: l.HardwareAddr, Addr: a.Prefix.Addr()})
+		t := Target{Link: l.Index, MAC: l.HardwareAddr, Addr: a.Prefix.Addr().Unmap()}
+		if t.Addr.Is6() {
+			forwards, looked := routers[a.Link]
+			if !looked {
+				forwards = forwardsIPv6(a.Link)
+				routers[a.Link] = forwards
+			}
+			t.Router = forwards
+		}
+		targets = append(targets, t)
 	}
 	return targets, errors.Join(failed...)
+}
+
+// forwardsIPv6 tells whether the kernel's own advertisements on the link say that it is a router.
+func forwardsIPv6(link string) bool {
+	value, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + link + "/forwarding")
+	return err == nil && len(value) > 0 && value[0] != '0'
 }

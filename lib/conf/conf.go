@@ -9,6 +9,7 @@
 package conf
 
 import (
+	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
@@ -49,11 +50,38 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(mask) }
 // MarshalJSON returns asterisks.
 func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + mask + `"`), nil }
 
+// Protocol is that of the election.
+type Protocol string
+
+const (
+	VRRP Protocol = "vrrp" // VRRPv3
+	CARP Protocol = "carp" // as ucarp speaks it
+	Auto Protocol = "auto" // VRRPv3, and CARP while the other node is still to be upgraded
+)
+
+const (
+	hexPrefix        = "hex:"
+	minKey, maxKey   = 32, 64 // bytes
+	hexWords         = "hex: is followed by 64 to 128 hexadecimal digits"
+	passwordOrHexKey = "any text; 8 characters or more are advised; or hex: and 64 to 128 hexadecimal digits"
+)
+
+// Key returns the key that a secret of the form hex:DIGITS is, as it stands,
+// which is how keepalived has keys. Anything else is a password, and no key.
+func (s Secret) Key() (key []byte, ok bool) {
+	digits, ok := strings.CutPrefix(string(s), hexPrefix)
+	if !ok {
+		return nil, false
+	}
+	key, err := hex.DecodeString(digits)
+	return key, err == nil && len(key) >= minKey && len(key) <= maxKey
+}
+
 // Transport says how advertisements travel.
 type Transport string
 
 const (
-	Multicast Transport = "multicast" // IP protocol 112 to 224.0.0.18
+	Multicast Transport = "multicast" // IP protocol 112 to 224.0.0.18 and ff02::12
 	Unicast   Transport = "unicast"   // IP protocol 112 to the peer
 	UDP       Transport = "udp"       // UDP to the peer, for clouds that pass nothing else
 )
@@ -72,10 +100,11 @@ type Config struct {
 	Path string // as given to Parse
 
 	Interface                    string
-	LocalIP, RemoteIP, ClusterIP netip.Addr // IPv4, all different
+	LocalIP, RemoteIP, ClusterIP netip.Addr // of one family, all different
+	Second                       Addresses  // of IPv6 where there are both families, and the others then of IPv4
 	Password, PasswordNext       Secret     // empty: adverts unsigned; no second password
 	VRID                         uint8      // 1 to 255
-	Protocol                     string     // "vrrp"
+	Protocol                     Protocol
 
 	Transport      Transport
 	UDPPort        uint16
@@ -96,6 +125,26 @@ type Config struct {
 	ArchiveKeep                            int           // archives of replaced configuration, 1 to 10000
 
 	interfaceLine, localIPLine int // for CheckHost
+}
+
+// Addresses are those of one virtual router. There is one for each family.
+type Addresses struct{ LocalIP, RemoteIP, ClusterIP netip.Addr }
+
+// Families are the addresses, by family: one, or that of IPv4 and that of IPv6.
+func (c Config) Families() []Addresses {
+	list := []Addresses{{c.LocalIP, c.RemoteIP, c.ClusterIP}}
+	if c.Second != (Addresses{}) {
+		list = append(list, c.Second)
+	}
+	return list
+}
+
+// ClusterIPs are what $cluster_ip is, by family.
+func (c Config) ClusterIPs() (list []netip.Addr) {
+	for _, f := range c.Families() {
+		list = append(list, f.ClusterIP)
+	}
+	return list
 }
 
 // Error is one thing wrong in the file.
@@ -187,8 +236,8 @@ func Load(path string) (Config, []Notice, error) {
 	return cfg, notices, err
 }
 
-// CheckHost tells whether $local_ip is an address of $interface on this host.
-// addrs lists the addresses of an interface, and fails when there is none of
+// CheckHost tells whether $local_ip is an address of $interface on this host,
+// or both are. addrs lists the addresses of an interface, and fails when there is none of
 // that name. The error is an Error that wraps the one of addrs.
 func (c Config) CheckHost(addrs func(iface string) ([]netip.Addr, error)) error {
 	file := filepath.Base(c.Path)
@@ -197,23 +246,24 @@ func (c Config) CheckHost(addrs func(iface string) ([]netip.Addr, error)) error 
 		return Error{file, c.interfaceLine, "interface", fmt.Sprintf("%q: %v", c.Interface, err), err}
 	}
 	names := make([]string, len(have))
-	swapped := false
 	for i, a := range have {
-		a = a.Unmap()
-		if a == c.LocalIP {
-			return nil
+		have[i] = a.Unmap().WithZone("")
+		names[i] = have[i].String()
+	}
+	for _, f := range c.Families() {
+		if slices.Contains(have, f.LocalIP) {
+			continue
 		}
-		swapped = swapped || a == c.RemoteIP
-		names[i] = a.String()
+		text := fmt.Sprintf("%q: not on %s, which has ", f.LocalIP, c.Interface)
+		switch {
+		case slices.Contains(have, f.RemoteIP):
+			text += "$remote_ip: swap $local_ip and $remote_ip on this node"
+		case len(names) > 0:
+			text += strings.Join(names, ", ") + ": want this node's own address on that interface"
+		default:
+			text += "no address: configure it there first, or correct $interface"
+		}
+		return Error{File: file, Line: c.localIPLine, Key: "local_ip", Text: text}
 	}
-	text := fmt.Sprintf("%q: not on %s, which has ", c.LocalIP, c.Interface)
-	switch {
-	case swapped:
-		text += "$remote_ip: swap $local_ip and $remote_ip on this node"
-	case len(names) > 0:
-		text += strings.Join(names, ", ") + ": want this node's own address on that interface"
-	default:
-		text += "no address: configure it there first, or correct $interface"
-	}
-	return Error{File: file, Line: c.localIPLine, Key: "local_ip", Text: text}
+	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -205,6 +206,10 @@ func TestAccepted(t *testing.T) {
 		{"boolean no", `$preempt="no";`, nil, ""},
 		{"spaces and zeros in a quoted number", `$priority=" 007 ";`, func(c *Config) { c.Priority = 7 }, ""},
 		{"words in capitals", `$transport="UDP"; $link_loss="Ignore"; $protocol="VRRP";`, func(c *Config) { c.Transport, c.LinkLoss = UDP, LinkLossIgnore }, ""},
+		{"carp", `$protocol="carp"; $advert_interval="40"; $password_next='0123456789abcdefghi';`, func(c *Config) {
+			c.Protocol, c.AdvertInterval, c.PasswordNext = CARP, 40*time.Second, "0123456789abcdefghi"
+		}, ""},
+		{"auto", `$protocol="Auto";`, func(c *Config) { c.Protocol = Auto }, ""},
 		{"unicast", `$transport="unicast";`, func(c *Config) { c.Transport = Unicast }, ""},
 		{"advert interval, largest", `$advert_interval="40.95";`, func(c *Config) { c.AdvertInterval = 40950 * time.Millisecond }, ""},
 		{"advert interval, half", `$advert_interval=.5;`, func(c *Config) { c.AdvertInterval = 500 * time.Millisecond }, ""},
@@ -291,15 +296,33 @@ func TestRefused(t *testing.T) {
 		{`$transport="udp"; $password="";`, `:7: $transport: "udp": want a $password with it, because hosts of any network can send to a UDP port`},
 		{`$transport="tcp";`, `:7: $transport: "tcp": want multicast or unicast or udp`},
 		{`$link_loss="";`, `:7: $link_loss: "": want fault or ignore`},
-		{`$protocol="carp";`, `:7: $protocol: "carp": comes with a later version: want vrrp`},
-		{`$protocol="Auto";`, `:7: $protocol: "Auto": comes with a later version: want vrrp`},
-		{`$protocol="hsrp";`, `:7: $protocol: "hsrp": want vrrp`},
-		{`$local_ip="lb1";`, `:7: $local_ip: "lb1": want an IPv4 address`},
-		{`$local_ip="192.168.1.250/24";`, `:7: $local_ip: "192.168.1.250/24": goes without a mask: want an IPv4 address`},
-		{`$cluster_ip="2001:db8::1";`, `:7: $cluster_ip: "2001:db8::1": IPv6 comes with a later version: want an IPv4 address`},
-		{`$cluster_ip="::ffff:10.0.0.1";`, `:7: $cluster_ip: "::ffff:10.0.0.1": IPv6 comes with a later version: want an IPv4 address`},
-		{`$remote_ip="224.0.0.18";`, `:7: $remote_ip: "224.0.0.18": not the address of a host: want an IPv4 address`},
-		{`$remote_ip="0.0.0.0";`, `:7: $remote_ip: "0.0.0.0": not the address of a host: want an IPv4 address`},
+		{`$protocol="hsrp";`, `:7: $protocol: "hsrp": want vrrp or carp or auto`},
+		{`$protocol="carp"; $password="0123456789abcdefghij";`, `:7: $password: longer than the 19 bytes that CARP can carry: want another one with $protocol "carp"`},
+		{`$protocol="auto"; $password="0123456789abcdefghij";`, `:7: $password: longer than the 19 bytes that CARP can carry: want another one with $protocol "auto", or $protocol "vrrp" once both nodes are upgraded`},
+		{`$protocol="carp"; $password="";`, `:7: $password: empty, and CARP has no unsigned form: want another one with $protocol "carp"`},
+		{`$protocol="carp"; $password_next="0123456789abcdefghij";`, `:7: $password_next: longer than the 19 bytes that CARP can carry: want another one with $protocol "carp"`},
+		{`$protocol="carp"; $password="hex:` + strings.Repeat("0f", 32) + `";`, `:7: $password: longer than the 19 bytes that CARP can carry: want another one with $protocol "carp"`},
+		{`$protocol="carp"; $password="hex:00";`, `:7: $password: ********: hex: is followed by 64 to 128 hexadecimal digits: want any text; 8 characters or more are advised; or hex: and 64 to 128 hexadecimal digits`},
+		{`$protocol="carp"; $local_ip="fd00::1"; $remote_ip="fd00::2"; $cluster_ip="fd00::3";`, `:7: $local_ip: "fd00::1": CARP is of IPv4, as ucarp has it: want an IPv4 address alone with $protocol "carp"`},
+		{`$protocol="auto"; $local_ip="10.0.0.1 fd00::1"; $remote_ip="10.0.0.2 fd00::2"; $cluster_ip="10.0.0.3 fd00::3";`, `:7: $local_ip: "10.0.0.1 fd00::1": CARP is of IPv4, as ucarp has it: want an IPv4 address alone with $protocol "auto", or $protocol "vrrp" once both nodes are upgraded`},
+		{`$protocol="carp"; $transport="unicast";`, `:7: $transport: "unicast": CARP is multicast: want "multicast" with $protocol "carp"`},
+		{`$protocol="auto"; $advert_interval="1.5";`, `:7: $advert_interval: "1.5": CARP counts whole seconds: want 1 to 40 with $protocol "auto", or $protocol "vrrp" once both nodes are upgraded`},
+		{`$local_ip="lb1";`, `:7: $local_ip: "lb1": want an IPv4 or IPv6 address, or one of each`},
+		{`$local_ip="192.168.1.250/24";`, `:7: $local_ip: "192.168.1.250/24": goes without a mask: want an IPv4 or IPv6 address, or one of each`},
+		{`$cluster_ip="2001:db8::1";`, `:7: $cluster_ip: "2001:db8::1": want the same as in $local_ip, an IPv4 address`},
+		{`$remote_ip="192.168.1.251, 2001:db8::1";`, `:7: $remote_ip: "192.168.1.251, 2001:db8::1": want the same as in $local_ip, an IPv4 address`},
+		{`$cluster_ip="::ffff:10.0.0.1";`, `:7: $cluster_ip: "::ffff:10.0.0.1": is written 10.0.0.1: want an IPv4 or IPv6 address, or one of each`},
+		{`$local_ip="fe80::1%eth0";`, `:7: $local_ip: "fe80::1%eth0": goes without %eth0: $interface says it: want an IPv4 or IPv6 address, or one of each`},
+		{`$local_ip="10.0.0.1, 10.0.0.2";`, `:7: $local_ip: "10.0.0.1, 10.0.0.2": two of one family: want an IPv4 or IPv6 address, or one of each`},
+		{`$local_ip="10.0.0.1, fd00::1, fd00::2";`, `:7: $local_ip: "10.0.0.1, fd00::1, fd00::2": want an IPv4 or IPv6 address, or one of each`},
+		{`$local_ip=",";`, `:7: $local_ip: ",": want an IPv4 or IPv6 address, or one of each`},
+		{`$local_ip="::";`, `:7: $local_ip: "::": not the address of a host: want an IPv4 or IPv6 address, or one of each`},
+		{`$local_ip="::1";`, `:7: $local_ip: "::1": not the address of a host: want an IPv4 or IPv6 address, or one of each`},
+		{`$local_ip="ff02::12";`, `:7: $local_ip: "ff02::12": not the address of a host: want an IPv4 or IPv6 address, or one of each`},
+		{`$password="hex:00";`, `:7: $password: ********: hex: is followed by 64 to 128 hexadecimal digits: want any text; 8 characters or more are advised; or hex: and 64 to 128 hexadecimal digits`},
+		{`$password_next="hex:` + strings.Repeat("0g", 32) + `";`, `:7: $password_next: ********: hex: is followed by 64 to 128 hexadecimal digits: want any text; 8 characters or more are advised; or hex: and 64 to 128 hexadecimal digits`},
+		{`$remote_ip="224.0.0.18";`, `:7: $remote_ip: "224.0.0.18": not the address of a host: want an IPv4 or IPv6 address, or one of each`},
+		{`$remote_ip="0.0.0.0";`, `:7: $remote_ip: "0.0.0.0": not the address of a host: want an IPv4 or IPv6 address, or one of each`},
 		{`$interface="eth0:1";`, `:7: $interface: "eth0:1": a virtual interface: take the one that it stands on: want the name of a network interface`},
 		{`$interface="abcdefghijklmnop";`, `:7: $interface: "abcdefghijklmnop": longer than 15 characters: want the name of a network interface`},
 		{`$interface="eth 0";`, `:7: $interface: "eth 0": want the name of a network interface`},
@@ -488,6 +511,90 @@ func TestLoad(t *testing.T) {
 	}
 	if _, _, err := Load(t.TempDir()); err == nil {
 		t.Error("a directory was read")
+	}
+}
+
+func TestKeysAsTheyAre(t *testing.T) {
+	digits := "000102030405060708090a0b0c0d0e0f101112131415161718191A1B1C1D1E1F"
+	c, notices, err := Parse(name, []byte(strings.Replace(minimal, "correct horse", "hex:"+digits, 1)+`$password_next="hex:`+strings.Repeat("ff", 64)+`";`))
+	if err != nil || len(notices) != 0 {
+		t.Fatal(err, notices)
+	}
+	var want []byte
+	for i := range 32 {
+		want = append(want, byte(i))
+	}
+	if key, ok := c.Password.Key(); !ok || !slices.Equal(key, want) {
+		t.Errorf("%x, %v", key, ok)
+	}
+	if key, ok := c.PasswordNext.Key(); !ok || len(key) != 64 {
+		t.Errorf("%x, %v", key, ok)
+	}
+	for _, s := range []Secret{"", "hex", "a password", "hex:", Secret("hex:" + strings.Repeat("00", 31)), Secret("hex:" + strings.Repeat("00", 65))} {
+		if _, ok := s.Key(); ok {
+			t.Errorf("%q is a key", string(s))
+		}
+	}
+}
+
+func TestFamilies(t *testing.T) {
+	file := func(local, remote, cluster string) string {
+		return `$interface="eth0"; $cluster_id="1"; $password="long enough";` +
+			"\n$local_ip=\"" + local + "\";\n$remote_ip=\"" + remote + "\";\n$cluster_ip=\"" + cluster + "\";\n"
+	}
+	v4, v6 := Addresses{ip("192.0.2.1"), ip("192.0.2.2"), ip("192.0.2.3")}, Addresses{ip("2001:db8::1"), ip("2001:db8::2"), ip("2001:db8::3")}
+	linkLocal := Addresses{ip("fe80::1"), ip("fe80::2"), ip("2001:db8::3")}
+	for _, tt := range []struct {
+		text string
+		want []Addresses
+		err  string
+	}{
+		{text: file("192.0.2.1", "192.0.2.2", "192.0.2.3"), want: []Addresses{v4}},
+		{text: file("2001:db8::1", "2001:DB8:0::2", " 2001:db8::3 "), want: []Addresses{v6}},
+		{text: file("192.0.2.1, 2001:db8::1", "2001:db8::2 192.0.2.2", "192.0.2.3,2001:db8::3"), want: []Addresses{v4, v6}},
+		{text: file("fe80::1", "fe80::2", "2001:db8::3"), want: []Addresses{linkLocal}},
+		{text: file("fe80::1", "2001:db8::2", "2001:db8::3"), err: `:3: $remote_ip: "2001:db8::2": want a link-local address where $local_ip is one, and none where it is none`},
+		{text: file("2001:db8::1", "192.0.2.2", "192.0.2.3"), err: `:3: $remote_ip: "192.0.2.2": want the same as in $local_ip, an IPv6 address
+:4: $cluster_ip: "192.0.2.3": want the same as in $local_ip, an IPv6 address`},
+		{text: file("192.0.2.1 2001:db8::1", "192.0.2.2 2001:db8::2", "192.0.2.3"), err: `:4: $cluster_ip: "192.0.2.3": want the same as in $local_ip, an IPv4 and an IPv6 address`},
+		{text: file("192.0.2.1 2001:db8::1", "192.0.2.2 2001:db8::1", "192.0.2.3 2001:db8::3"), err: `:3: $remote_ip: "192.0.2.2 2001:db8::1": the same as $local_ip: want the address of the other node`},
+		{text: file("192.0.2.1 2001:db8::1", "192.0.2.2 2001:db8::2", "192.0.2.3 2001:db8::2"), err: `:4: $cluster_ip: "192.0.2.3 2001:db8::2": the same as $remote_ip: want an address apart from those of the nodes`},
+	} {
+		got, _, err := Parse(name, []byte(tt.text))
+		if tt.err != "" {
+			file := "skudonet-cluster.conf"
+			if want := file + strings.ReplaceAll(tt.err, "\n", "\n"+file); err == nil || err.Error() != want {
+				t.Errorf("%s\n got %v\nwant %s", tt.text, err, want)
+			}
+			continue
+		}
+		if err != nil || !slices.Equal(got.Families(), tt.want) {
+			t.Errorf("%s\n got %v, %v\nwant %v", tt.text, got.Families(), err, tt.want)
+		}
+	}
+}
+
+func TestCheckHostOfBothFamilies(t *testing.T) {
+	cfg, _, err := Parse(name, []byte(strings.NewReplacer("192.168.1.250", "192.168.1.250, 2001:db8::1", "192.168.1.251", "192.168.1.251, 2001:db8::2",
+		"192.168.1.252", "192.168.1.252, 2001:db8::3").Replace(minimal)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for have, want := range map[string]string{
+		"192.168.1.250 2001:db8::1":          "",
+		"fe80::1 2001:db8::2 192.168.1.250":  `$local_ip: "2001:db8::1": not on eth0, which has $remote_ip`,
+		"192.168.1.250 fe80::1%eth0":         `$local_ip: "2001:db8::1": not on eth0, which has 192.168.1.250, fe80::1: want`,
+		"2001:db8::1 192.168.1.249 10.0.0.1": `$local_ip: "192.168.1.250": not on eth0`,
+	} {
+		err := cfg.CheckHost(func(string) (list []netip.Addr, _ error) {
+			for _, s := range strings.Fields(have) {
+				list = append(list, ip(s))
+			}
+			return list, nil
+		})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", have, err, want)
+		}
 	}
 }
 

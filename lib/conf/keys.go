@@ -52,19 +52,19 @@ var errRange = errors.New("out of range")
 func table(c *Config) []key {
 	return []key{
 		{Key{Name: "interface", Required: true, Meaning: "network interface that carries $local_ip"}, link(&c.Interface)},
-		{Key{Name: "local_ip", Required: true, Meaning: "this node's own address on $interface"}, address(&c.LocalIP)},
-		{Key{Name: "remote_ip", Required: true, Meaning: "the other node's own address"}, address(&c.RemoteIP)},
+		{Key{Name: "local_ip", Required: true, Meaning: "this node's own address on $interface"}, addresses(&c.LocalIP, &c.Second.LocalIP)},
+		{Key{Name: "remote_ip", Required: true, Meaning: "the other node's own address"}, addresses(&c.RemoteIP, &c.Second.RemoteIP)},
 		{Key{Name: "password", Secret: true, Meaning: "signs the adverts, the same on both nodes; empty: unsigned, plain RFC 9568"}, secret(&c.Password)},
 		{Key{Name: "cluster_id", Required: true, Meaning: "VRRP's virtual router ID, unique in the network"}, number(&c.VRID, 1, 255)},
-		{Key{Name: "cluster_ip", Required: true, Meaning: "virtual address of the cluster"}, address(&c.ClusterIP)},
+		{Key{Name: "cluster_ip", Required: true, Meaning: "virtual address of the cluster"}, addresses(&c.ClusterIP, &c.Second.ClusterIP)},
 		{Key{Name: "exclude", Meaning: "files that are not replicated"}, text(&c.Exclude, `rsync options: "--exclude A --exclude B"`)},
 
-		{Key{Name: "protocol", Default: "vrrp", Meaning: "election protocol"}, protocol(&c.Protocol)},
+		{Key{Name: "protocol", Default: "vrrp", Meaning: "election protocol; carp is that of ucarp, auto speaks it until the other node is upgraded"}, word(&c.Protocol, VRRP, CARP, Auto)},
 		{Key{Name: "transport", Default: "multicast", Meaning: "how adverts travel; unicast and udp go to $remote_ip"}, word(&c.Transport, Multicast, Unicast, UDP)},
 		{Key{Name: "udp_port", Default: "5112", Meaning: "port of transport udp, the same on both nodes"}, number(&c.UDPPort, 1, 65535)},
 		{Key{Name: "priority", Default: "100", Meaning: "the higher one becomes master when both nodes start"}, number(&c.Priority, 1, 254)},
 		{Key{Name: "preempt", Default: "false", Meaning: "may this node, with the higher priority, take over from a healthy master"}, boolean(&c.Preempt)},
-		{Key{Name: "advert_interval", Default: "1", Meaning: "seconds from one advert of the master to the next"}, seconds(&c.AdvertInterval, 10*time.Millisecond, 40950*time.Millisecond, 10*time.Millisecond)},
+		{Key{Name: "advert_interval", Default: "1", Meaning: "seconds from one advert of the master to the next; whole ones with protocol carp or auto"}, seconds(&c.AdvertInterval, 10*time.Millisecond, 40950*time.Millisecond, 10*time.Millisecond)},
 		{Key{Name: "dead_ratio", Default: "3", Meaning: "missed adverts until the master counts as dead, the same on both nodes"}, number(&c.DeadRatio, 1, 100)},
 		{Key{Name: "password_next", Secret: true, Meaning: "accepted beside $password while the password is being changed"}, secret(&c.PasswordNext)},
 		{Key{Name: "garp_refresh", Default: "60", Meaning: "seconds between a master's refreshing announcements, 0 = off"}, seconds(&c.GARPRefresh, 0, 24*time.Hour, time.Second)},
@@ -94,7 +94,15 @@ func text[T ~string](field *T, want string) reader {
 	}}
 }
 
-func secret(field *Secret) reader { return text(field, "any text; 8 characters or more are advised") }
+func secret(field *Secret) reader {
+	return reader{want: passwordOrHexKey, set: func(v string) error {
+		if _, ok := Secret(v).Key(); !ok && strings.HasPrefix(v, hexPrefix) {
+			return errors.New(hexWords)
+		}
+		*field = Secret(v)
+		return nil
+	}}
+}
 
 func number[T uint8 | uint16 | int](field *T, low, high uint64) reader {
 	return reader{want: fmt.Sprintf("%d to %d", low, high), set: func(v string) error {
@@ -157,35 +165,50 @@ func word[T ~string](field *T, words ...T) reader {
 	}}
 }
 
-func protocol(field *string) reader {
-	r := word(field, "vrrp")
-	vrrp := r.set
-	r.set = func(v string) error {
-		switch strings.ToLower(strings.TrimSpace(v)) {
-		case "auto", "carp":
-			return errors.New("comes with a later version")
+// addresses reads one address, or one of each family, in either order: that of
+// IPv4 is the first field's then.
+func addresses(first, second *netip.Addr) reader {
+	return reader{want: "an IPv4 or IPv6 address, or one of each", set: func(v string) error {
+		words := strings.FieldsFunc(v, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
+		var list []netip.Addr
+		for _, w := range words {
+			a, err := address(w)
+			if err != nil {
+				return err
+			}
+			list = append(list, a)
 		}
-		return vrrp(v)
-	}
-	return r
-}
-
-func address(field *netip.Addr) reader {
-	return reader{want: "an IPv4 address", set: func(v string) error {
-		a, err := netip.ParseAddr(strings.TrimSpace(v))
 		switch {
-		case err != nil && strings.Contains(v, "/"):
-			return errors.New("goes without a mask")
-		case err != nil:
+		case len(list) == 0 || len(list) > 2:
 			return errRange
-		case !a.Is4():
-			return errors.New("IPv6 comes with a later version")
-		case a.IsUnspecified(), a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-			return errors.New("not the address of a host")
+		case len(list) == 2 && list[0].Is4() == list[1].Is4():
+			return errors.New("two of one family")
+		case len(list) == 2 && list[1].Is4():
+			list[0], list[1] = list[1], list[0]
 		}
-		*field = a
+		*first, *second = list[0], netip.Addr{}
+		if len(list) == 2 {
+			*second = list[1]
+		}
 		return nil
 	}}
+}
+
+func address(v string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(v)
+	switch {
+	case err != nil && strings.Contains(v, "/"):
+		return a, errors.New("goes without a mask")
+	case err != nil:
+		return a, errRange
+	case a.Zone() != "":
+		return a, fmt.Errorf("goes without %%%s: $interface says it", a.Zone())
+	case a.Is4In6():
+		return a, fmt.Errorf("is written %s", a.Unmap())
+	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback() && a.Is6(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return a, errors.New("not the address of a host")
+	}
+	return a, nil
 }
 
 // link reads the name of an interface by the kernel's rule (dev_valid_name).

@@ -5,12 +5,15 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 )
 
 // Parse reads the text of a configuration file. path is kept in the Config, and
@@ -48,6 +51,7 @@ func parse(path string, data []byte) (Config, []Notice, Errors) {
 	}
 	p.fill()
 	p.compare(&cfg)
+	p.carryable(&cfg)
 	p.advise(&cfg)
 	slices.SortStableFunc(p.notices, func(a, b Notice) int { return byLine(a.Line, b.Line) })
 	slices.SortStableFunc(p.errs, func(a, b Error) int { return byLine(a.Line, b.Line) })
@@ -252,7 +256,8 @@ func (p *parser) fill() {
 				}
 			}
 		}
-		switch err := k.set(value); err {
+		err := k.set(value)
+		switch a.ok = err == nil; err {
 		case nil:
 		case errRange:
 			p.fail(a.line, k.Name, fmt.Sprintf("%s: want %s", p.show(value), k.want))
@@ -278,26 +283,89 @@ func (p *parser) fill() {
 	}
 }
 
-// compare makes sure that the three addresses are three, one that was refused
-// being the zero Addr, and that UDP, which hosts of other networks can send
-// too, is signed.
+// compare makes sure that the three addresses of a family are three, one that
+// was refused being the zero Addr, that each key has the same families, and that
+// UDP, which hosts of other networks can send too, is signed.
 func (p *parser) compare(c *Config) {
-	differ := func(a, b string, same bool, want string) {
-		first, second := p.vars[a], p.vars[b]
-		if !same {
-			return
+	for _, f := range c.Families() {
+		p.differ("local_ip", "remote_ip", f.LocalIP, f.RemoteIP, "the address of the other node")
+		p.differ("local_ip", "cluster_ip", f.LocalIP, f.ClusterIP, "an address apart from those of the nodes")
+		p.differ("remote_ip", "cluster_ip", f.RemoteIP, f.ClusterIP, "an address apart from those of the nodes")
+		if f.LocalIP.IsValid() && f.RemoteIP.IsValid() && f.LocalIP.IsLinkLocalUnicast() != f.RemoteIP.IsLinkLocalUnicast() && f.LocalIP.Is6() {
+			p.fail(p.lineOf("remote_ip"), "remote_ip", fmt.Sprintf("%s: want a link-local address where $local_ip is one, and none where it is none", p.show(p.vars["remote_ip"].value)))
 		}
-		if first.line > second.line {
-			first, second = second, first
-		}
-		p.fail(second.line, second.name, fmt.Sprintf("%s: the same as $%s: want %s", p.show(second.value), first.name, want))
 	}
-	differ("local_ip", "remote_ip", c.LocalIP.IsValid() && c.LocalIP == c.RemoteIP, "the address of the other node")
-	differ("local_ip", "cluster_ip", c.LocalIP.IsValid() && c.LocalIP == c.ClusterIP, "an address apart from those of the nodes")
-	differ("remote_ip", "cluster_ip", c.RemoteIP.IsValid() && c.RemoteIP == c.ClusterIP, "an address apart from those of the nodes")
+	for _, k := range []struct {
+		name          string
+		first, second netip.Addr
+	}{{"remote_ip", c.RemoteIP, c.Second.RemoteIP}, {"cluster_ip", c.ClusterIP, c.Second.ClusterIP}} {
+		if have, want := families(k.first, k.second), families(c.LocalIP, c.Second.LocalIP); have != "" && want != "" && have != want {
+			p.fail(p.lineOf(k.name), k.name, fmt.Sprintf("%s: want the same as in $local_ip, %s", p.show(p.vars[k.name].value), want))
+		}
+	}
 	if password := p.vars["password"]; c.Transport == UDP && c.Password == "" && (password == nil || password.ok) {
 		p.fail(p.lineOf("transport"), "transport", `"udp": want a $password with it, because hosts of any network can send to a UDP port`)
 	}
+}
+
+// carryable makes sure that CARP, where it is spoken, can say what the file wants.
+func (p *parser) carryable(c *Config) {
+	if c.Protocol == VRRP || c.Protocol == "" {
+		return
+	}
+	want := fmt.Sprintf("with $protocol %q", c.Protocol)
+	if c.Protocol == Auto {
+		want += `, or $protocol "vrrp" once both nodes are upgraded`
+	}
+	check := func(name string, s Secret) {
+		if err := carp.CheckPassword(string(s)); err != nil && (p.vars[name] == nil || p.vars[name].ok) {
+			p.fail(p.lineOf(name), name, fmt.Sprintf("%v: want another one %s", err, want))
+		}
+	}
+	check("password", c.Password)
+	if c.PasswordNext != "" {
+		check("password_next", c.PasswordNext)
+	}
+	for _, k := range []struct {
+		name          string
+		first, second netip.Addr
+	}{{"local_ip", c.LocalIP, c.Second.LocalIP}, {"remote_ip", c.RemoteIP, c.Second.RemoteIP}, {"cluster_ip", c.ClusterIP, c.Second.ClusterIP}} {
+		if k.first.Is6() || k.second.IsValid() {
+			p.fail(p.lineOf(k.name), k.name, fmt.Sprintf("%s: CARP is of IPv4, as ucarp has it: want an IPv4 address alone %s", p.show(p.vars[k.name].value), want))
+			break // the others must have the same families
+		}
+	}
+	if c.Transport != Multicast && c.Transport != "" {
+		p.fail(p.lineOf("transport"), "transport", fmt.Sprintf(`%q: CARP is multicast: want "multicast" %s`, c.Transport, want))
+	}
+	if c.AdvertInterval%time.Second != 0 {
+		p.fail(p.lineOf("advert_interval"), "advert_interval", fmt.Sprintf("%q: CARP counts whole seconds: want 1 to 40 %s",
+			strconv.FormatFloat(c.AdvertInterval.Seconds(), 'f', -1, 64), want))
+	}
+}
+
+func (p *parser) differ(a, b string, ofA, ofB netip.Addr, want string) {
+	if !ofA.IsValid() || ofA != ofB {
+		return
+	}
+	first, second := p.vars[a], p.vars[b]
+	if first.line > second.line {
+		first, second = second, first
+	}
+	p.fail(second.line, second.name, fmt.Sprintf("%s: the same as $%s: want %s", p.show(second.value), first.name, want))
+}
+
+// families says of which family the addresses of a key are, "" if there are none.
+func families(first, second netip.Addr) string {
+	switch {
+	case !first.IsValid():
+		return ""
+	case second.IsValid():
+		return "an IPv4 and an IPv6 address"
+	case first.Is4():
+		return "an IPv4 address"
+	}
+	return "an IPv6 address"
 }
 
 // advise says what works, but not well.

@@ -3,6 +3,7 @@ package conf
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 )
@@ -24,8 +25,12 @@ func Salvage(path string) (Config, error) {
 	if len(errs) == 0 {
 		return cfg, nil
 	}
-	if !cfg.LocalIP.IsValid() || cfg.ClusterIP == cfg.LocalIP || cfg.ClusterIP == cfg.RemoteIP {
+	ours := []netip.Addr{cfg.LocalIP, cfg.RemoteIP, cfg.Second.LocalIP, cfg.Second.RemoteIP}
+	if !cfg.LocalIP.IsValid() || slices.Contains(ours, cfg.ClusterIP) {
 		cfg.ClusterIP = netip.Addr{}
+	}
+	if !cfg.Second.LocalIP.IsValid() || slices.Contains(ours, cfg.Second.ClusterIP) {
+		cfg.Second.ClusterIP = netip.Addr{}
 	}
 	return cfg, errs
 }

@@ -40,6 +40,10 @@ func TestSalvage(t *testing.T) {
 			*c = want()
 			c.ClusterIP = Config{}.ClusterIP
 		}},
+		"of IPv6 $cluster_ip is the node's own": {strings.NewReplacer("1.250", "1.250 fd00::1", "1.251", "1.251 fd00::2", "1.252", "1.252 fd00::1").Replace(minimal), 1, func(c *Config) {
+			*c = want()
+			c.Second.LocalIP, c.Second.RemoteIP = ip("fd00::1"), ip("fd00::2")
+		}},
 		"hooks and places": {"$down_script=\"/opt/stop\";\n$configdir=\"/opt/tree\";\n$up_script=\"start\";\n", 6, func(c *Config) {
 			c.StopHook, c.ConfigDir = "/opt/stop", "/opt/tree"
 		}},

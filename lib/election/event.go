@@ -34,28 +34,33 @@ const (
 	LinkBack                      // the interface is able to carry the election (again)
 	HandOver                      // the admin wants the peer to be master
 	Stop                          // the service stops
+	CARPAdvert                    // a verified advertisement of CARP was heard from the peer
+	PeerUpgraded                  // the peer is known, by other means, to run a program like this one
 )
 
 var eventNames = [...]string{"start", "resume", "tick", "advert", "unverifiable advert",
-	"link lost", "carrier lost", "link back", "hand-over", "stop"}
+	"link lost", "carrier lost", "link back", "hand-over", "stop", "CARP advert", "peer upgraded"}
 
 func (k EventKind) String() string { return eventNames[k] }
 
-// Event is one input of the Machine. From, Priority and Interval belong to
-// Advert; Unverifiable has From alone, Start Hesitant.
+// Event is one input of the Machine. From, Priority, Interval and Rank belong to
+// Advert, From and Timing to CARPAdvert; Unverifiable has From alone, Start
+// Hesitant.
 type Event struct {
 	Kind     EventKind
 	From     netip.Addr
 	Priority uint8
 	Interval time.Duration
+	Timing   Timing
 	Hesitant bool // wait longer for a master, before the first promotion, than one down interval: see Hesitation
+	Rank     int  // breaks ties where it is not 0: positive if the sender's address is the higher one; else From and Config.Local do
 }
 
 // EffectKind says what is to be done.
 type EffectKind uint8
 
 const (
-	SendAdvert      EffectKind = iota // with Priority; 0 is the goodbye
+	SendAdvert      EffectKind = iota // with Priority, in Dialect; 0 is the goodbye
 	RaiseGuard                        // let no ARP leave with a virtual address as sender
 	LowerGuard                        // the opposite
 	AddAddresses                      // bring the virtual addresses up
@@ -93,6 +98,7 @@ const (
 	LinkReturned            // the link came back
 	Stopping                // the service stops
 	AddressOwner            // priority 255 needs no election
+	LowerOctets             // a rival of equal rank wins CARP's tie-break
 
 	Held         // a starting node hears the peer but cannot verify it: promotion held
 	Stalled      // the process did not run for After; silent until it is clear who is master
@@ -104,14 +110,18 @@ const (
 	LosingRival  // somebody of lower rank believes to be master
 	CarrierGone  // no carrier, ignored as configured
 	IntervalSeen // the master's interval differs from ours (Interval)
+	UcarpHeard   // the peer speaks CARP, so CARP is spoken beside VRRPv3
+	BridgeEnded  // the peer (From) was heard with VRRPv3, or is upgraded: CARP is neither spoken nor heard any more
 )
 
-// Effect is one thing to do. Priority belongs to SendAdvert, State to Enter,
-// Reason, From, After and Interval to Enter and Note. Of a hesitant node that
-// enters Backup, After is how long it waits for a master.
+// Effect is one thing to do. Priority belongs to SendAdvert, Dialect to that and
+// to IntervalSeen, State to Enter, Reason, From, After and Interval to Enter and
+// Note. Of a hesitant node that enters Backup, After is how long it waits for a
+// master.
 type Effect struct {
 	Kind     EffectKind
 	Priority uint8
+	Dialect  Dialect
 	State    State
 	Reason   Reason
 	From     netip.Addr

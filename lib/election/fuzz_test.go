@@ -11,6 +11,7 @@ import (
 func FuzzMachine(f *testing.F) {
 	const (
 		start, resume, tick, heard, unread, lost, noCarrier, back, over, stop = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
+		carp, upgraded                                                        = 10, 11
 		due                                                                   = 0xf0 // at the deadline
 	)
 	head := func(priority, flags byte) []byte { return []byte{priority, 100, 3, flags} }
@@ -27,6 +28,10 @@ func FuzzMachine(f *testing.F) {
 	seed(head(100, 1), [4]byte{resume}, [4]byte{stop}, [4]byte{tick, 0, 255, 40}, [4]byte{start}, [4]byte{heard, 1, 0, 1})
 
 	seed(head(100, 5), [4]byte{start}, [4]byte{lost}, [4]byte{back}, [4]byte{unread, 1, 0, 20}, [4]byte{heard, 1, 99, 9}, [4]byte{tick, 0, 0, due})
+	// Alone with ucarp, and beside it until it is upgraded.
+	seed(head(100, 1|8), [4]byte{start}, [4]byte{tick, 0, 0, due}, [4]byte{carp, 1, 0, 1}, [4]byte{over}, [4]byte{carp, 1, 1, 1}, [4]byte{carp, 1, 255, 1})
+	seed(head(100, 1|16), [4]byte{start}, [4]byte{carp, 1, 1, 1}, [4]byte{stop}, [4]byte{heard, 1, 100, 1}, [4]byte{tick, 0, 0, due})
+	seed(head(100, 1|16|64), [4]byte{resume}, [4]byte{carp, 1, 0, 1}, [4]byte{upgraded}, [4]byte{tick, 0, 0, due}, [4]byte{upgraded}, [4]byte{carp, 1, 0, 1})
 
 	f.Fuzz(func(t *testing.T, data []byte) {
 		next := func() (b byte) {
@@ -40,6 +45,7 @@ func FuzzMachine(f *testing.F) {
 		flags := next()
 		cfg.Signed, cfg.Preempt = flags&1 != 0, flags&2 != 0
 		hesitant := flags&4 != 0
+		cfg.Dialect, cfg.Ucarp = Dialect(flags>>3%3), flags&64 != 0
 
 		h := newHost(cfg)
 		var now time.Duration
@@ -63,7 +69,10 @@ func FuzzMachine(f *testing.F) {
 				now += time.Duration(mantissa) << (exponent % 41) // to 78 h
 			}
 			from := []Event{advert(self, mantissa), advert(peer, mantissa), advert(lower, mantissa), advert(higher, mantissa)}[who%4]
-			from.Kind, from.Interval, from.Hesitant = EventKind(what%10), centiseconds(who), hesitant
+			from.Kind, from.Interval, from.Hesitant = EventKind(what%12), centiseconds(who), hesitant
+			if from.Timing = (Timing{Base: mantissa, Skew: who &^ 3}); mantissa == 255 {
+				from.Timing = Goodbye
+			}
 			step(from)
 		}
 

@@ -88,7 +88,7 @@ func (h *host) carryOut(now time.Duration, was State, effects []Effect) error {
 		switch e.Kind {
 		case SendAdvert:
 			switch {
-			case e.Priority == 0 && was != Master:
+			case e.Priority == 0 && was != Master && !(i > 0 && effects[i-1].Reason == BridgeEnded):
 				return fault("goodbye of a node that was not master")
 			case e.Priority != 0 && (e.Priority != h.m.cfg.Priority || situationOf(h.m) != inMaster):
 				return fault("adverts belong to masters that stay")

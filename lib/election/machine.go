@@ -3,6 +3,8 @@
 // password may do better (a verified goodbye is an invitation, a planned
 // hand-over keeps the address until the successor is heard) and with what a
 // real machine needs besides (stalls, resumption after a crash, link faults).
+// It also speaks CARP, as ucarp 1.5.2 does, alone or beside VRRPv3 while the other
+// node of the pair is still to be upgraded.
 //
 // It is pure: no clock, socket, file, goroutine or log. Time comes in with each
 // event and goes out as the next deadline; everything else that should happen
@@ -27,6 +29,8 @@ type Config struct {
 	Local     netip.Addr    // breaks ties
 	Peer      netip.Addr    // the one configured peer
 	Signed    bool          // every Advert event was verified with the password
+	Dialect   Dialect
+	Ucarp     bool // Both: the peer was ucarp when it was heard last
 }
 
 type departure uint8
@@ -39,8 +43,9 @@ const (
 
 // Machine is one node's election. It is not safe for concurrent use.
 type Machine struct {
-	cfg   Config
-	state State
+	cfg    Config // Dialect becomes VRRP when a bridge has ended
+	timing Timing // what we say with CARP
+	state  State
 
 	interval time.Duration // of the master that a backup listens to (Active_Adver_Interval)
 	deadline time.Duration // down interval of a backup, next advert of a master, end of listening
@@ -59,6 +64,7 @@ type Machine struct {
 	listening bool // a master after a stall: silent until it is clear who is master
 	leaving   departure
 	leaveBy   time.Duration
+	limit     time.Duration // between the first goodbye and leaveBy
 	announced time.Duration // when the last schedule of announcements was started
 
 	answers      int // adverts that answered others since answersSince
@@ -69,7 +75,7 @@ type Machine struct {
 
 // New returns a machine in Init. It waits for Start or Resume.
 func New(cfg Config) *Machine {
-	return &Machine{cfg: cfg, interval: cfg.Interval, deadline: Never, leaveBy: Never,
+	return &Machine{cfg: cfg, timing: TimingOf(cfg.Priority, cfg.Interval), interval: cfg.Interval, deadline: Never, leaveBy: Never,
 		effects: make([]Effect, 0, 16)}
 }
 
@@ -88,19 +94,22 @@ func (m *Machine) MasterInterval() time.Duration {
 	if m.state == Backup {
 		return m.interval
 	}
-	return m.cfg.Interval
+	return m.ownInterval()
 }
 
 // patience is how long a backup waits that heard nobody yet, or nobody any more.
 func (m *Machine) patience() time.Duration {
 	if m.hesitant {
-		return Hesitation * m.DownInterval()
+		return Hesitation * m.silence()
 	}
-	return m.DownInterval()
+	return m.silence()
 }
 
 // DownInterval is the down interval in force on this node.
 func (m *Machine) DownInterval() time.Duration {
+	if m.Speaks() != VRRP {
+		return m.timing.Down(m.cfg.DeadRatio)
+	}
 	return DownInterval(m.cfg.Priority, m.MasterInterval(), m.cfg.DeadRatio)
 }
 
@@ -115,6 +124,13 @@ func (m *Machine) Handle(now time.Duration, ev Event) (effects []Effect, next ti
 			m.listen(now, silent)
 		}
 	}
+	if m.known(ev) {
+		m.handle(now, ev)
+	}
+	return m.effects, min(m.deadline, m.leaveBy)
+}
+
+func (m *Machine) handle(now time.Duration, ev Event) {
 	switch m.state {
 	case Init:
 		m.handleInit(now, ev)
@@ -132,7 +148,6 @@ func (m *Machine) Handle(now time.Duration, ev Event) (effects []Effect, next ti
 	case Fault:
 		m.handleFault(now, ev)
 	}
-	return m.effects, min(m.deadline, m.leaveBy)
 }
 
 func (m *Machine) handleInit(now time.Duration, ev Event) {
@@ -162,12 +177,14 @@ func (m *Machine) handleBackup(now time.Duration, ev Event) {
 		}
 	case Advert:
 		m.backupHears(now, ev)
+	case CARPAdvert:
+		m.backupHearsCARP(now, ev)
 	case Unverifiable:
 		// Two nodes whose passwords or dialects differ must not both be master
 		// because one of them was restarted. A node that has once verified its peer, or was
 		// master, cannot be held this way.
 		if !m.proven && ev.From == m.cfg.Peer {
-			m.deadline = max(m.deadline, now+m.DownInterval())
+			m.deadline = max(m.deadline, now+m.silence())
 			if !m.held {
 				m.held = true
 				m.note(Effect{Reason: Held, From: ev.From})
@@ -215,7 +232,7 @@ func (m *Machine) backupHears(now time.Duration, ev Event) {
 func (m *Machine) decide(now time.Duration) {
 	if m.hesitant {
 		m.hesitant = false
-		m.deadline = min(m.deadline, now+m.DownInterval())
+		m.deadline = min(m.deadline, now+m.silence())
 	}
 }
 
@@ -225,8 +242,13 @@ func (m *Machine) follow(now time.Duration, ev Event) {
 		m.note(Effect{Reason: IntervalSeen, From: ev.From, Interval: ev.Interval})
 	}
 	m.interval = ev.Interval
-	m.deadline = now + m.DownInterval()
-	m.heard, m.left, m.outranked, m.excused, m.from = true, false, false, false, ev.From
+	m.inStep(now, ev.From)
+}
+
+// inStep restarts the timer of a backup that has heard its master.
+func (m *Machine) inStep(now time.Duration, from netip.Addr) {
+	m.deadline = now + m.silence()
+	m.heard, m.left, m.outranked, m.excused, m.from = true, false, false, false, from
 }
 
 func (m *Machine) preempts(now time.Duration) bool {
@@ -239,7 +261,7 @@ func (m *Machine) masterSilent(now time.Duration) {
 	// that is always late still takes over.
 	if late := now - m.deadline; late > m.interval && !m.excused {
 		m.excused = true
-		m.deadline = now + m.DownInterval()
+		m.deadline = now + m.silence()
 		m.note(Effect{Reason: LateTimer, After: late})
 		return
 	}
@@ -261,13 +283,16 @@ func (m *Machine) handleMaster(now time.Duration, ev Event) {
 		}
 		due := m.deadline
 		m.advertise(now)
-		if next := due + m.cfg.Interval; next > now {
+		if next := due + m.ownInterval(); next > now {
 			m.deadline = next // no drift from late wake-ups
 		}
 	case Advert:
 		m.masterHears(now, ev)
+	case CARPAdvert:
+		m.masterHearsCARP(now, ev)
 	case LinkLost:
-		m.do(Effect{Kind: RaiseGuard}, Effect{Kind: SendAdvert})
+		m.do(Effect{Kind: RaiseGuard})
+		m.say(0)
 		m.release(Fault, Effect{Reason: LinkFailed})
 		m.deadline = Never
 	case CarrierLost:
@@ -275,9 +300,9 @@ func (m *Machine) handleMaster(now time.Duration, ev Event) {
 	case LinkBack:
 		m.announce(now)
 	case HandOver:
-		m.leave(now, handingOver, HandOverLimit)
+		m.leave(now, handingOver)
 	case Stop:
-		m.leave(now, stopping, StopLimit)
+		m.leave(now, stopping)
 	}
 }
 
@@ -292,14 +317,19 @@ func (m *Machine) masterHears(now time.Duration, ev Event) {
 		}
 	case ev.Priority > m.cfg.Priority:
 		m.yield(now, ev, HigherPriority)
-	case ev.Priority == m.cfg.Priority && ev.From.Compare(m.cfg.Local) > 0:
+	case ev.Priority == m.cfg.Priority && m.outranks(ev):
 		m.yield(now, ev, HigherAddress)
 	default:
-		m.answer(now)
-		if now-m.announced >= announceApart {
-			m.note(Effect{Reason: LosingRival, From: ev.From})
-			m.announce(now)
-		}
+		m.contest(now, ev)
+	}
+}
+
+// contest answers a rival that should yield.
+func (m *Machine) contest(now time.Duration, ev Event) {
+	m.answer(now)
+	if now-m.announced >= announceApart {
+		m.note(Effect{Reason: LosingRival, From: ev.From})
+		m.announce(now)
 	}
 }
 
@@ -307,7 +337,7 @@ func (m *Machine) masterHears(now time.Duration, ev Event) {
 // somebody else probably is master by now.
 func (m *Machine) listen(now, silent time.Duration) {
 	m.listening = true
-	m.deadline = now + m.DownInterval()
+	m.deadline = now + m.firstPatience()
 	m.do(Effect{Kind: RaiseGuard}, Effect{Kind: StopAnnouncing})
 	m.note(Effect{Reason: Stalled, After: silent})
 }
@@ -318,10 +348,10 @@ func (m *Machine) handleListening(now time.Duration, ev Event) {
 		if now >= m.deadline {
 			m.goOn(now)
 		}
-	case Advert:
+	case Advert, CARPAdvert:
 		switch {
 		case m.isCopy(ev):
-		case ev.Priority == 0:
+		case ev.isGoodbye():
 			m.goOn(now)
 		default:
 			m.yield(now, ev, ReplacedMeantime)
@@ -336,7 +366,7 @@ func (m *Machine) handleListening(now time.Duration, ev Event) {
 		m.note(Effect{Reason: NotMaster})
 	case Stop:
 		m.listening = false
-		m.do(Effect{Kind: SendAdvert}) // nobody may have taken over
+		m.say(0) // nobody may have taken over
 		m.release(Init, Effect{Reason: Stopping})
 		m.deadline = Never
 	}
@@ -352,19 +382,22 @@ func (m *Machine) goOn(now time.Duration) {
 
 // leave starts a departure: goodbye first, the address stays until the
 // successor is heard or the limit is over. It is the successor's to announce.
-func (m *Machine) leave(now time.Duration, how departure, limit time.Duration) {
+func (m *Machine) leave(now time.Duration, how departure) {
 	if m.leaving == staying {
 		m.do(Effect{Kind: StopAnnouncing})
 	}
-	m.leaving = how
-	m.leaveBy = now + limit
+	m.leaving, m.limit = how, m.leaveLimit(how)
+	m.leaveBy = now + m.limit
 	m.goodbye(now)
 }
 
 func (m *Machine) goodbye(now time.Duration) {
-	m.do(Effect{Kind: SendAdvert})
+	m.say(0)
 	m.deadline = Never
-	if m.cfg.Signed {
+	switch {
+	case m.Speaks() != VRRP:
+		m.deadline = now + m.timing.Interval() // ucarp would work off a faster series for long after
+	case m.cfg.Signed:
 		m.deadline = now + goodbyeRepeat
 	}
 }
@@ -387,10 +420,10 @@ func (m *Machine) handleLeaving(now time.Duration, ev Event) {
 			m.leaving, m.leaveBy = staying, Never
 			m.advertise(now)
 			m.announce(now)
-			m.note(Effect{Reason: NoSuccessor, After: HandOverLimit})
+			m.note(Effect{Reason: NoSuccessor, After: m.limit})
 		}
-	case Advert:
-		if m.isCopy(ev) || ev.Priority == 0 {
+	case Advert, CARPAdvert:
+		if m.isCopy(ev) || ev.isGoodbye() {
 			return
 		}
 		if m.leaving == stopping {
@@ -411,7 +444,7 @@ func (m *Machine) handleLeaving(now time.Duration, ev Event) {
 		}
 	case Stop:
 		if m.leaving == handingOver {
-			m.leave(now, stopping, StopLimit)
+			m.leave(now, stopping)
 		}
 	}
 }
@@ -420,7 +453,8 @@ func (m *Machine) handleLeaving(now time.Duration, ev Event) {
 // the address any more, makes the successor announce again.
 func (m *Machine) depart(now time.Duration, why Effect) {
 	m.leaving, m.leaveBy, m.deadline = staying, Never, Never
-	m.do(Effect{Kind: RaiseGuard}, Effect{Kind: SendAdvert})
+	m.do(Effect{Kind: RaiseGuard})
+	m.say(0)
 	m.release(Init, why)
 }
 
@@ -431,9 +465,13 @@ func (m *Machine) yield(now time.Duration, ev Event, why Reason) {
 		m.do(Effect{Kind: RaiseGuard})
 	}
 	m.listening = false
-	m.do(Effect{Kind: SendAdvert})
+	m.say(0)
 	m.release(Backup, Effect{Reason: why, From: ev.From})
-	m.follow(now, ev)
+	if ev.Kind == CARPAdvert {
+		m.followCARP(now, ev)
+	} else {
+		m.follow(now, ev)
+	}
 }
 
 // release is what every demotion shares, after the guard is up.
@@ -476,13 +514,13 @@ func (m *Machine) handleFault(now time.Duration, ev Event) {
 // enterBackup begins listening with a full down interval of our own.
 func (m *Machine) enterBackup(now time.Duration, why Effect) {
 	if m.hesitant {
-		why.After = m.patience()
+		why.After = m.firstPatience()
 	}
 	m.enter(Backup, why)
-	m.interval = m.cfg.Interval
+	m.interval = m.ownInterval()
 	m.heard, m.left, m.outranked, m.excused, m.from = false, false, false, false, netip.Addr{}
-	m.deadline = now + m.patience()
-	if m.cfg.Local.Less(m.cfg.Peer) {
+	m.deadline = now + m.firstPatience()
+	if m.losesTies() {
 		m.deadline += tieBreak(m.interval)
 	}
 }
@@ -500,15 +538,19 @@ func (m *Machine) stopped() {
 }
 
 func (m *Machine) advertise(now time.Duration) {
-	m.do(Effect{Kind: SendAdvert, Priority: m.cfg.Priority})
+	m.say(m.cfg.Priority)
 	m.sent = now
-	m.deadline = now + m.cfg.Interval
+	m.deadline = now + m.ownInterval()
+}
+
+func (m *Machine) say(priority uint8) {
+	m.do(Effect{Kind: SendAdvert, Priority: priority, Dialect: m.Speaks()})
 }
 
 // answer advertises at once because of what somebody else sent, unless that was
 // done too often within one interval.
 func (m *Machine) answer(now time.Duration) bool {
-	if now-m.answersSince >= m.cfg.Interval {
+	if now-m.answersSince >= m.ownInterval() {
 		m.answers, m.answersSince = 0, now
 	}
 	if m.answers == answersAtMost {
@@ -522,6 +564,14 @@ func (m *Machine) answer(now time.Duration) bool {
 func (m *Machine) announce(now time.Duration) {
 	m.do(Effect{Kind: Announce})
 	m.announced = now
+}
+
+// outranks tells whether the sender of an advert has the higher address.
+func (m *Machine) outranks(ev Event) bool {
+	if ev.Rank != 0 {
+		return ev.Rank > 0
+	}
+	return ev.From.Compare(m.cfg.Local) > 0
 }
 
 // isCopy tells whether somebody advertises from our own address, which changes

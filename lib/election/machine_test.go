@@ -43,6 +43,13 @@ func advert(from netip.Addr, priority uint8) Event {
 	return Event{Kind: Advert, From: from, Priority: priority, Interval: time.Second}
 }
 
+// ranked is an advert over IPv6: its link-local source decides, not the peer's address.
+func ranked(from netip.Addr, rank int) Event {
+	e := advert(from, 100)
+	e.Rank = rank
+	return e
+}
+
 func slowAdvert(from netip.Addr, priority uint8) Event {
 	return Event{Kind: Advert, From: from, Priority: priority, Interval: 2 * time.Second}
 }
@@ -347,6 +354,10 @@ var transitions = []struct {
 		600 * ms, ev(CarrierLost), []Effect{notes(CarrierGone)}, inBackup, 500*ms + down},
 	{"master hears its own priority from a higher address", signed, mastering, 500 * ms, advert(higher, 100),
 		demoted(enters(Backup, HigherAddress, higher)), inBackup, 500*ms + down},
+	{"master hears its own priority from an address of higher rank", signed, mastering, 500 * ms, ranked(lower, 1),
+		demoted(enters(Backup, HigherAddress, lower)), inBackup, 500*ms + down},
+	{"master hears its own priority from an address of lower rank", signed, mastering, 500 * ms, ranked(higher, -1),
+		[]Effect{advertises}, inMaster, 1500 * ms},
 	{"master hears its own priority from a lower address", signed, mastering, 500 * ms, advert(lower, 100),
 		[]Effect{advertises}, inMaster, 1500 * ms},
 	{"addresses compare as big-endian numbers", signed, mastering, 500 * ms, advert(little, 100),

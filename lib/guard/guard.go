@@ -1,12 +1,12 @@
 // Package guard keeps a node that is not master silent about the virtual addresses.
 //
 // Skudonet raises its virtual addresses at boot and whenever somebody starts it, on every node. The guard is a small nftables
-// table, `netdev skudonet-ce-cluster`, that lets no ARP message leave with one of them as its sender: not from the kernel, not
-// from packet sockets, on no link. It hooks egress of every link of the network namespace except loopback, which Linux can since
+// table, `netdev skudonet-ce-cluster`, that lets no ARP message leave with one of them as its sender, and no neighbour message of
+// IPv6 (RFC 4861) that speaks for one: not from the kernel, not from packet sockets, on no link. It hooks egress of every link of the network namespace except loopback, which Linux can since
 // 5.16, and speaks nfnetlink itself, so that nft(8) need not be installed, and one transaction replaces the whole.
 //
 // The table outlives the process that raised it, as it must. nftables binds a chain to the links that exist: for one that comes
-// later Standing says false until somebody calls Raise again. The package decides nothing about when, and knows IPv4 only.
+// later Standing says false until somebody calls Raise again. The package decides nothing about when.
 package guard
 
 import (
@@ -32,21 +32,28 @@ import (
 const Table = "skudonet-ce-cluster"
 
 const (
-	set     = "addresses"
+	set4    = "addresses"
+	set6    = "addresses6"
 	chain   = "egress"
 	comment = "this node is not master: nothing leaves that names a virtual address as its own"
 
 	// The kernel takes 255 links in one chain.
 	chainLinks = 200
-	// An attribute holds 64 KiB, and an element takes 16 bytes.
+	// An attribute holds 64 KiB, and an element takes 16 bytes, one of IPv6 28.
 	messageElements = 2048
 )
 
-// rules of each chain. They look at one thing, the sender address of an ARP message, wherever Linux may have put it. The first
-// meets nearly all of them. A packet socket may name another protocol than it sends, or (PACKET_QDISC_BYPASS) come without the
+// rules of each chain. For IPv4 they look at one thing, the sender address of an ARP message, wherever Linux may have put it. The
+// first meets nearly all of them. A packet socket may name another protocol than it sends, or (PACKET_QDISC_BYPASS) come without the
 // place of its Ethernet header, so the second goes by what is in the message alone. And for the short frame of a raw packet
 // socket on a VLAN whose NIC writes no tags, Linux takes the beginning of the Ethernet header for that of the message
 // (packet_snd in net/packet/af_packet.c).
+//
+// For IPv6 they go by what is in the message alone, behind a header without extensions, as all neighbour messages are. They look
+// at the source of any of them, because most carry the source's hardware address in an option, and at the target of an
+// advertisement. A solicitation with one of the addresses as its target passes, for that is how this node finds the master, unless
+// it has no source: then it looks for duplicates of the address, because somebody has raised it here without nodad, and the
+// master's answer would leave it unusable on this node for good.
 var rules = []rule{
 	{"ARP", []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1}, equal(0x08, 0x06),
@@ -60,6 +67,32 @@ var rules = []rule{
 		network(12, 8), equal(0x08, 0x06, 0, 1, 8, 0, 6, 4),
 		network(28, 4), isGuarded, &expr.Counter{}, drop,
 	}},
+	{"neighbour message from a virtual address", append(icmp6(routerSolicitation, redirect),
+		network(8, 16), isGuarded6, &expr.Counter{}, drop,
+	)},
+	{"neighbour advertisement", append(icmp6(neighborAdvertisement, neighborAdvertisement),
+		network(48, 16), isGuarded6, &expr.Counter{}, drop,
+	)},
+	{"duplicate address detection", append(icmp6(neighborSolicitation, neighborSolicitation),
+		network(8, 16), equal(make([]byte, 16)...), network(48, 16), isGuarded6, &expr.Counter{}, drop,
+	)},
+}
+
+// Types of ICMPv6, RFC 4861 §4; router advertisement, 134, lies between.
+const (
+	routerSolicitation    = 133
+	neighborSolicitation  = 135
+	neighborAdvertisement = 136
+	redirect              = 137
+)
+
+// icmp6 matches IPv6 packets with an ICMPv6 message of these types.
+func icmp6(first, last byte) []expr.Any {
+	return []expr.Any{
+		network(6, 1), equal(unix.IPPROTO_ICMPV6),
+		network(0, 1), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0xf0}, Xor: []byte{0}}, equal(6 << 4),
+		network(40, 1), &expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{first}}, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{last}},
+	}
 }
 
 type rule struct {
@@ -68,8 +101,9 @@ type rule struct {
 }
 
 var (
-	isGuarded = &expr.Lookup{SourceRegister: 1, SetName: set}
-	drop      = &expr.Verdict{Kind: expr.VerdictDrop}
+	isGuarded  = &expr.Lookup{SourceRegister: 1, SetName: set4}
+	isGuarded6 = &expr.Lookup{SourceRegister: 1, SetName: set6}
+	drop       = &expr.Verdict{Kind: expr.VerdictDrop}
 )
 
 // network loads n bytes at an offset from the network header.
@@ -173,7 +207,7 @@ func (g *Guard) Standing(addrs []netip.Addr) (bool, error) {
 	}
 	ok, err := g.standing(guarded, names)
 	switch {
-	case errors.Is(err, unix.ENOENT): // the table or its set
+	case errors.Is(err, unix.ENOENT): // the table or one of its sets
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("guard: %w", err)
@@ -189,19 +223,41 @@ func (g *Guard) standing(addrs []netip.Addr, links []string) (bool, error) {
 	if ok, err := g.hasRules(len(now)); err != nil || !ok {
 		return false, err
 	}
-	return g.holds(addrs)
+	for _, s := range sets(addrs) {
+		if ok, err := g.holds(s); err != nil || !ok {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // normal sorts, and drops duplicates.
 func normal(addrs []netip.Addr) ([]netip.Addr, error) {
 	n := make([]netip.Addr, len(addrs))
 	for i, ip := range addrs {
-		if n[i] = ip.Unmap(); !n[i].Is4() {
-			return nil, fmt.Errorf("%s is no IPv4 address", ip)
+		if n[i] = ip.Unmap().WithZone(""); !n[i].IsValid() {
+			return nil, errors.New("an address is missing")
 		}
 	}
 	slices.SortFunc(n, netip.Addr.Compare)
 	return slices.Compact(n), nil
+}
+
+// family is one of the sets: nftables has one type of key in each.
+type family struct {
+	set      string
+	id       uint32 // in the transaction
+	typ, len uint32 // of a key
+	addrs    []netip.Addr
+}
+
+// sets are the sets that hold sorted addresses; in that order those of IPv4 come first.
+func sets(addrs []netip.Addr) [2]family {
+	n := slices.IndexFunc(addrs, netip.Addr.Is6)
+	if n < 0 {
+		n = len(addrs)
+	}
+	return [...]family{{set4, 1, nftTypeIPv4Addr, 4, addrs[:n]}, {set6, 2, nftTypeIPv6Addr, 16, addrs[n:]}}
 }
 
 // links returns the names of all links but loopback, whose packets never leave.
@@ -248,20 +304,23 @@ func raise(addrs []netip.Addr, names []string, priority int32) *batch {
 		return nlmsg.AppendAttr(appendTable(b), nftaTableUserdata, userdata.AppendString(nil, userdata.TypeComment, comment))
 	})
 
-	t.add("set", unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, func(b []byte) []byte {
-		b = nlmsg.AppendString(b, unix.NFTA_SET_TABLE, Table)
-		b = nlmsg.AppendString(b, unix.NFTA_SET_NAME, set)
-		b = appendUint32(b, unix.NFTA_SET_ID, 1)
-		b = appendUint32(b, unix.NFTA_SET_KEY_TYPE, nftTypeIPv4Addr)
-		b = appendUint32(b, unix.NFTA_SET_KEY_LEN, 4)
-		if len(addrs) == 0 {
-			return b
-		}
-		// A known size lets the kernel pick a hash table that it need not grow.
-		return nlmsg.AppendNested(b, unix.NFTA_SET_DESC, func(b []byte) []byte {
-			return appendUint32(b, unix.NFTA_SET_DESC_SIZE, uint32(len(addrs)))
+	sets := sets(addrs)
+	for _, s := range sets {
+		t.add("set", unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, func(b []byte) []byte {
+			b = nlmsg.AppendString(b, unix.NFTA_SET_TABLE, Table)
+			b = nlmsg.AppendString(b, unix.NFTA_SET_NAME, s.set)
+			b = appendUint32(b, unix.NFTA_SET_ID, s.id)
+			b = appendUint32(b, unix.NFTA_SET_KEY_TYPE, s.typ)
+			b = appendUint32(b, unix.NFTA_SET_KEY_LEN, s.len)
+			if len(s.addrs) == 0 {
+				return b
+			}
+			// A known size lets the kernel pick a hash table that it need not grow.
+			return nlmsg.AppendNested(b, unix.NFTA_SET_DESC, func(b []byte) []byte {
+				return appendUint32(b, unix.NFTA_SET_DESC_SIZE, uint32(len(s.addrs)))
+			})
 		})
-	})
+	}
 	i := 0
 	for some := range slices.Chunk(names, chainLinks) {
 		name := chainName(i)
@@ -296,17 +355,19 @@ func raise(addrs []netip.Addr, names []string, priority int32) *batch {
 		}
 	}
 
-	for some := range slices.Chunk(addrs, messageElements) {
-		t.add("addresses", unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, func(b []byte) []byte {
-			b = nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, Table)
-			b = nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, set)
-			return nlmsg.AppendNested(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(b []byte) []byte {
-				for _, ip := range some {
-					b = appendElement(b, ip)
-				}
-				return b
+	for _, s := range sets {
+		for some := range slices.Chunk(s.addrs, messageElements) {
+			t.add("addresses", unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, func(b []byte) []byte {
+				b = nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, Table)
+				b = nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, s.set)
+				return nlmsg.AppendNested(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(b []byte) []byte {
+					for _, ip := range some {
+						b = appendElement(b, ip)
+					}
+					return b
+				})
 			})
-		})
+		}
 	}
 	t.end()
 	return t
@@ -324,9 +385,13 @@ func appendTable(b []byte) []byte { return nlmsg.AppendString(b, unix.NFTA_TABLE
 func (r rule) userdata() []byte { return userdata.AppendString(nil, userdata.TypeComment, r.name) }
 
 func appendElement(b []byte, ip netip.Addr) []byte {
-	key := ip.As4()
 	return nlmsg.AppendNested(b, unix.NFTA_LIST_ELEM, func(b []byte) []byte {
 		return nlmsg.AppendNested(b, unix.NFTA_SET_ELEM_KEY, func(b []byte) []byte {
+			if ip.Is4() {
+				key := ip.As4()
+				return nlmsg.AppendAttr(b, unix.NFTA_DATA_VALUE, key[:])
+			}
+			key := ip.As16()
 			return nlmsg.AppendAttr(b, unix.NFTA_DATA_VALUE, key[:])
 		})
 	})
@@ -411,12 +476,12 @@ func (g *Guard) hasRules(chains int) (bool, error) {
 	return true, nil
 }
 
-// holds reports whether the set has exactly the addresses, which are sorted.
-func (g *Guard) holds(addrs []netip.Addr) (bool, error) {
-	found := make([]netip.Addr, 0, len(addrs))
+// holds reports whether the set has exactly its addresses, which are sorted.
+func (g *Guard) holds(s family) (bool, error) {
+	found := make([]netip.Addr, 0, len(s.addrs))
 	err := g.nft.dump(unix.NFT_MSG_GETSETELEM, func(b []byte) []byte {
 		b = nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_TABLE, Table)
-		return nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, set)
+		return nlmsg.AppendString(b, unix.NFTA_SET_ELEM_LIST_SET, s.set)
 	}, func() { found = found[:0] }, func(b []byte) {
 		for _, element := range nlmsg.Attrs(nlmsg.Attr(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
 			if ip, ok := netip.AddrFromSlice(nlmsg.Attr(nlmsg.Attr(element, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)); ok {
@@ -428,5 +493,5 @@ func (g *Guard) holds(addrs []netip.Addr) (bool, error) {
 		return false, err
 	}
 	slices.SortFunc(found, netip.Addr.Compare)
-	return slices.Equal(found, addrs), nil
+	return slices.Equal(found, s.addrs), nil
 }

@@ -336,8 +336,9 @@ func TestNoGapWhileItIsRaisedAgain(t *testing.T) {
 }
 
 func TestStandingSeesEveryHole(t *testing.T) {
-	addrs := append(many(5000), vip)
+	addrs := append(many(5000), vip, vip6)
 	for _, tt := range []struct{ name, damage string }{
+		{"set of IPv6 flushed", "nft flush set netdev skudonet-ce-cluster addresses6"},
 		{"table deleted", "nft delete table netdev skudonet-ce-cluster"},
 		{"ruleset flushed", "nft flush ruleset"},
 		{"rules flushed", "nft flush chain netdev skudonet-ce-cluster egress"},
@@ -420,8 +421,8 @@ func TestWhatStandsStandsOn(t *testing.T) {
 	namespace(t)
 	g := open(t)
 	raiseIt(t, g, vip)
-	if err := g.Raise([]netip.Addr{vip, netip.MustParseAddr("fd00::1")}); err == nil || !strings.Contains(err.Error(), "fd00::1 is no IPv4 address") {
-		t.Errorf("raised an IPv6 address: %v", err)
+	if err := g.Raise([]netip.Addr{vip, {}}); err == nil || !strings.Contains(err.Error(), "an address is missing") {
+		t.Errorf("raised no address: %v", err)
 	}
 	wantStanding(t, g, true, vip)
 	g.Close()

@@ -24,6 +24,7 @@ const (
 	nftaHookDevs      = 4
 	nftaDeviceName    = 1
 	nftTypeIPv4Addr   = 7
+	nftTypeIPv6Addr   = 8
 )
 
 const genmsgLen = 4 // struct nfgenmsg

@@ -238,7 +238,8 @@ func (r *Runner) once(k Kind, ctx context.Context) Completion {
 const (
 	EnvState      = "SKD_STATE"       // master or backup: what the node has become
 	EnvInterface  = "SKD_INTERFACE"   // $interface
-	EnvClusterIP  = "SKD_CLUSTER_IP"  // $cluster_ip
+	EnvClusterIP  = "SKD_CLUSTER_IP"  // $cluster_ip; where it has both families, the IPv4 address
+	EnvClusterIP6 = "SKD_CLUSTER_IP6" // and the IPv6 address then
 	EnvConfig     = "SKD_CONFIG"      // path of skudonet-cluster.conf
 	EnvConfigDir  = "SKD_CONFIG_DIR"  // $configdir, Skudonet's configuration tree
 	EnvStatusFile = "SKD_STATUS_FILE" // path of the status file
@@ -255,6 +256,7 @@ type Environment struct {
 	Programs   string // directory of our own programs, in front of Path if it is not in it
 	Interface  string
 	ClusterIP  netip.Addr
+	ClusterIP6 netip.Addr // of a pair with both families
 	Config     string
 	ConfigDir  string
 	StatusFile string
@@ -272,13 +274,15 @@ func (e Environment) For(k Kind) []string {
 	if e.Programs != "" && !slices.Contains(filepath.SplitList(Path), e.Programs) {
 		path = e.Programs + ":" + Path
 	}
-	clusterIP := ""
-	if e.ClusterIP.IsValid() {
-		clusterIP = e.ClusterIP.String()
+	address := func(ip netip.Addr) string {
+		if !ip.IsValid() {
+			return ""
+		}
+		return ip.String()
 	}
 	env := []string{"PATH=" + path, "HOME=/root", "LANG=C.UTF-8"}
-	for _, v := range [][2]string{{EnvState, state}, {EnvInterface, e.Interface}, {EnvClusterIP, clusterIP},
-		{EnvConfig, e.Config}, {EnvConfigDir, e.ConfigDir},
+	for _, v := range [][2]string{{EnvState, state}, {EnvInterface, e.Interface}, {EnvClusterIP, address(e.ClusterIP)},
+		{EnvClusterIP6, address(e.ClusterIP6)}, {EnvConfig, e.Config}, {EnvConfigDir, e.ConfigDir},
 		{EnvStatusFile, e.StatusFile}, {EnvRunDir, e.RunDir}, {EnvStateDir, e.StateDir}} {
 		if v[1] != "" && !strings.ContainsRune(v[1], 0) {
 			env = append(env, v[0]+"="+v[1])

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,35 +17,97 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// State is what is known of one interface and one address that should be on it.
-type State struct {
-	Name    string
-	Index   int // 0: there is no such interface
-	MAC     net.HardwareAddr
-	Up      bool // administratively
-	Carrier bool // the cable, or what stands for it
-	Prefix  netip.Prefix
-	Local   netip.Addr   // the address that should be there
-	Has     bool         // it is; Prefix is its prefix
-	Others  []netip.Addr // what stands there instead, at most a few, for the message
+// Want is what an interface must have to carry the election.
+type Want struct {
+	Name  string
+	Local []netip.Addr // the addresses that should be there
+	// LinkLocal asks for a link-local address of IPv6 besides, other than those
+	// in Not: adverts over multicast come from one (RFC 9568 section 5.1.2.1).
+	LinkLocal bool
+	Not       []netip.Addr
+
+	prefer netip.Addr // the link-local address to stay with
 }
+
+// State is what is known of one interface and the addresses that should be on it.
+type State struct {
+	Name      string
+	Index     int // 0: there is no such interface
+	MAC       net.HardwareAddr
+	Up        bool // administratively
+	Carrier   bool // the cable, or what stands for it
+	Local     []Local
+	LinkLocal *Local // nil if none is wanted
+}
+
+// Local is an address that should be on the interface.
+type Local struct {
+	Addr   netip.Addr
+	Prefix netip.Prefix // as it stands
+	Use    Use
+	Others []netip.Addr // what stands there of its family instead, at most a few, for the message
+}
+
+// Use tells what an address is good for.
+type Use uint8
+
+const (
+	Absent    Use = iota
+	Tentative     // of IPv6: Linux still looks for a duplicate (RFC 4862 section 5.4)
+	Duplicate     // of IPv6: it found one
+	Usable
+)
+
+// Has tells whether the address is there and can be used.
+func (l Local) Has() bool { return l.Use == Usable }
 
 // Fault says in words why the interface cannot carry the election, or "" when
 // it can. carrierOnly is true when nothing but the carrier is missing.
 func (s State) Fault() (words string, carrierOnly bool) {
+	noCarrier := fmt.Sprintf("%s has no carrier; check the cable and the switch port", s.Name)
 	switch {
 	case s.Index == 0:
 		return fmt.Sprintf("there is no interface %s; is $interface right?", s.Name), false
 	case !s.Up:
 		return fmt.Sprintf("%s is down; waiting for: ip link set %s up", s.Name, s.Name), false
-	case !s.Has && len(s.Others) == 0:
-		return fmt.Sprintf("%s has no IPv4 address, $local_ip %s is expected there", s.Name, s.Local), false
-	case !s.Has:
-		return fmt.Sprintf("$local_ip %s is not on %s, which has %s", s.Local, s.Name, join(s.Others)), false
-	case !s.Carrier:
-		return fmt.Sprintf("%s has no carrier; check the cable and the switch port", s.Name), true
+	}
+	locals := s.Local
+	if s.LinkLocal != nil {
+		locals = append(slices.Clip(locals), *s.LinkLocal)
+	}
+	for i, l := range locals {
+		switch {
+		case l.Use == Tentative && !s.Carrier:
+			return noCarrier, false
+		case !l.Has():
+			return l.fault(s.Name, i == len(s.Local)), false
+		}
+	}
+	if !s.Carrier {
+		return noCarrier, true
 	}
 	return "", false
+}
+
+func (l Local) fault(link string, linkLocal bool) string {
+	name, family := fmt.Sprintf("$local_ip %s", l.Addr), "IPv4"
+	if l.Addr.Is6() {
+		family = "IPv6"
+	}
+	if linkLocal {
+		name = fmt.Sprintf("the link-local address %s", l.Addr)
+	}
+	switch {
+	case l.Use == Tentative:
+		return fmt.Sprintf("%s is not usable on %s yet, because Linux looks for a duplicate of it first", name, link)
+	case l.Use == Duplicate:
+		return fmt.Sprintf("%s is not usable on %s, because another host has it", name, link)
+	case linkLocal:
+		return fmt.Sprintf("%s has no link-local IPv6 address, from which advertisements come; is net.ipv6.conf.%s.disable_ipv6 set?", link, link)
+	case len(l.Others) == 0:
+		return fmt.Sprintf("%s has no %s address, %s is expected there", link, family, name)
+	}
+	return fmt.Sprintf("%s is not on %s, which has %s", name, link, join(l.Others))
 }
 
 func join(addrs []netip.Addr) string {
@@ -55,42 +118,60 @@ func join(addrs []netip.Addr) string {
 	return strings.Join(words, ", ")
 }
 
-// Addresses lists the IPv4 addresses of an interface.
+// Addresses lists the addresses of an interface.
 func Addresses(name string) ([]netip.Addr, error) {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
 		return nil, err
 	}
-	list, err := netlink.AddrList(l, netlink.FAMILY_V4)
+	list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, err
 	}
 	addrs := make([]netip.Addr, 0, len(list))
 	for _, a := range list {
-		if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok {
-			addrs = append(addrs, ip)
-		}
+		addrs = append(addrs, addrOf(a.IPNet))
 	}
 	return addrs, nil
 }
 
 // Look reads the present state of an interface.
-func Look(name string, local netip.Addr) (State, error) {
-	s := State{Name: name, Local: local}
-	l, err := netlink.LinkByName(name)
+func Look(want Want) (State, error) {
+	s := State{Name: want.Name}
+	families := []int{}
+	add := func(family int) {
+		if !slices.Contains(families, family) {
+			families = append(families, family)
+		}
+	}
+	for _, a := range want.Local {
+		s.Local = append(s.Local, Local{Addr: a})
+		if a.Is4() {
+			add(netlink.FAMILY_V4)
+		} else {
+			add(netlink.FAMILY_V6)
+		}
+	}
+	if want.LinkLocal {
+		s.LinkLocal = &Local{}
+		add(netlink.FAMILY_V6)
+	}
+	l, err := netlink.LinkByName(want.Name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return s, nil
 	}
 	if err != nil {
-		return s, fmt.Errorf("look at interface %s: %w", name, err)
+		return s, fmt.Errorf("look at interface %s: %w", want.Name, err)
 	}
 	s.setLink(l.Attrs())
-	list, err := netlink.AddrList(l, netlink.FAMILY_V4)
-	if err != nil {
-		return s, fmt.Errorf("list the addresses of %s: %w", name, err)
-	}
-	for _, a := range list {
-		s.addAddress(a.IPNet)
+	for _, family := range families {
+		list, err := netlink.AddrList(l, family)
+		if err != nil {
+			return s, fmt.Errorf("list the addresses of %s: %w", want.Name, err)
+		}
+		for _, a := range list {
+			s.addAddress(want, prefix(a.IPNet), a.Flags)
+		}
 	}
 	return s, nil
 }
@@ -103,20 +184,38 @@ func (s *State) setLink(a *netlink.LinkAttrs) {
 
 const othersShown = 3
 
-func (s *State) addAddress(n *net.IPNet) {
-	p := prefix(n)
+func (s *State) addAddress(want Want, p netip.Prefix, flags int) {
+	use := Usable
 	switch {
-	case p.Addr() == s.Local:
-		s.Has, s.Prefix = true, p
-	case len(s.Others) < othersShown:
-		s.Others = append(s.Others, p.Addr())
+	case p.Addr().Is4():
+	case flags&unix.IFA_F_DADFAILED != 0:
+		use = Duplicate
+	case flags&unix.IFA_F_TENTATIVE != 0:
+		use = Tentative
+	}
+	linkLocal := p.Addr().Is6() && p.Addr().IsLinkLocalUnicast()
+	for i := range s.Local {
+		l := &s.Local[i]
+		switch {
+		case p.Addr() == l.Addr:
+			l.Use, l.Prefix = use, p
+		case p.Addr().Is4() == l.Addr.Is4() && linkLocal == (l.Addr.Is6() && l.Addr.IsLinkLocalUnicast()) && len(l.Others) < othersShown:
+			l.Others = append(l.Others, p.Addr())
+		}
+	}
+	if l := s.LinkLocal; l != nil && linkLocal && !slices.Contains(want.Not, p.Addr()) && (use > l.Use || use == l.Use && p.Addr() == want.prefer) {
+		l.Addr, l.Use, l.Prefix = p.Addr(), use, p
 	}
 }
 
 func prefix(n *net.IPNet) netip.Prefix {
-	ip, _ := netip.AddrFromSlice(n.IP.To4())
 	ones, _ := n.Mask.Size()
-	return netip.PrefixFrom(ip, ones)
+	return netip.PrefixFrom(addrOf(n), ones)
+}
+
+func addrOf(n *net.IPNet) netip.Addr {
+	ip, _ := netip.AddrFromSlice(n.IP)
+	return ip.Unmap()
 }
 
 // Watcher tells of changes.
@@ -124,7 +223,7 @@ type Watcher struct {
 	// State is called with the state of the cluster's interface: first as it
 	// is, then whenever it has changed.
 	State func(State)
-	// Removed is called when any IPv4 address was taken off any interface.
+	// Removed is called when any address was taken off any interface.
 	Removed func(netip.Addr)
 	// Links is called when a link appeared, vanished, or went up or down.
 	Links func()
@@ -138,17 +237,17 @@ const messageBuffer = 4 << 20
 
 // Watch calls back until ctx ends, from one goroutine. It begins anew by itself
 // when messages were lost.
-func (w Watcher) Watch(ctx context.Context, name string, local netip.Addr) {
+func (w Watcher) Watch(ctx context.Context, want Want) {
 	for delay := 10 * time.Millisecond; ctx.Err() == nil; delay = min(2*delay, 5*time.Second) {
 		began := time.Now()
-		err := w.watchOnce(ctx, name, local)
+		err := w.watchOnce(ctx, want)
 		if ctx.Err() != nil {
 			return
 		}
 		if time.Since(began) > 10*time.Second {
 			delay = 10 * time.Millisecond
 		}
-		w.Trouble(fmt.Errorf("watch interface %s: %w; reading everything anew", name, err))
+		w.Trouble(fmt.Errorf("watch interface %s: %w; reading everything anew", want.Name, err))
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():
@@ -157,7 +256,7 @@ func (w Watcher) Watch(ctx context.Context, name string, local netip.Addr) {
 	}
 }
 
-func (w Watcher) watchOnce(ctx context.Context, name string, local netip.Addr) error {
+func (w Watcher) watchOnce(ctx context.Context, want Want) error {
 	done := make(chan struct{})
 	defer close(done)
 	failed := make(chan error, 2)
@@ -178,7 +277,7 @@ func (w Watcher) watchOnce(ctx context.Context, name string, local netip.Addr) e
 		return err
 	}
 	// Subscribed first, read second: no change falls in between.
-	s, err := Look(name, local)
+	s, err := Look(want)
 	if err != nil {
 		return err
 	}
@@ -195,26 +294,26 @@ func (w Watcher) watchOnce(ctx context.Context, name string, local netip.Addr) e
 				return errors.New("the kernel's messages about links ended")
 			}
 			w.Links()
-			if u.Attrs().Name != name && u.Attrs().Index != s.Index {
+			if u.Attrs().Name != want.Name && u.Attrs().Index != s.Index {
 				continue
 			}
 		case u, ok := <-addrs:
 			if !ok {
 				return errors.New("the kernel's messages about addresses ended")
 			}
-			ip, isV4 := netip.AddrFromSlice(u.LinkAddress.IP.To4())
-			if !isV4 {
-				continue
-			}
+			ip := addrOf(&u.LinkAddress)
 			if !u.NewAddr {
 				w.Removed(ip)
 			}
-			if u.LinkIndex != s.Index || ip != local {
+			if u.LinkIndex != s.Index || !want.concerns(ip) {
 				continue
 			}
 		}
 		// A message is old news when several wait: what counts is what is there now.
-		now, err := Look(name, local)
+		if s.LinkLocal != nil {
+			want.prefer = s.LinkLocal.Addr
+		}
+		now, err := Look(want)
 		if err != nil {
 			return err
 		}
@@ -225,7 +324,18 @@ func (w Watcher) watchOnce(ctx context.Context, name string, local netip.Addr) e
 	}
 }
 
-func (s State) same(o State) bool {
-	return s.Index == o.Index && s.Up == o.Up && s.Carrier == o.Carrier && s.Has == o.Has &&
-		s.Prefix == o.Prefix && s.MAC.String() == o.MAC.String()
+func (w Want) concerns(ip netip.Addr) bool {
+	return slices.Contains(w.Local, ip) || w.LinkLocal && ip.Is6() && ip.IsLinkLocalUnicast()
 }
+
+func (s State) same(o State) bool {
+	return s.Index == o.Index && s.Up == o.Up && s.Carrier == o.Carrier && s.MAC.String() == o.MAC.String() &&
+		slices.EqualFunc(s.Local, o.Local, Local.same) && (s.LinkLocal == nil || s.LinkLocal.same(*o.LinkLocal))
+}
+
+// SameLinkLocal tells whether o has the same link-local address.
+func (s State) SameLinkLocal(o State) bool {
+	return s.LinkLocal == nil || o.LinkLocal == nil || s.LinkLocal.Addr == o.LinkLocal.Addr
+}
+
+func (l Local) same(o Local) bool { return l.Addr == o.Addr && l.Use == o.Use && l.Prefix == o.Prefix }

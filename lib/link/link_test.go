@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +18,15 @@ import (
 var local = netip.MustParseAddr("10.9.0.1")
 
 func TestFault(t *testing.T) {
-	good := State{Name: "eth0", Index: 2, Up: true, Carrier: true, Has: true, Local: local}
+	here := []Local{{Addr: local, Use: Usable}}
+	good := State{Name: "eth0", Index: 2, Up: true, Carrier: true, Local: here}
+	local6, linkLocal := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("fe80::1")
+	both := func(six, link Use, carrier bool) State {
+		s := good
+		s.Carrier, s.Local = carrier, append(slices.Clone(here), Local{Addr: local6, Use: six})
+		s.LinkLocal = &Local{Addr: linkLocal, Use: link}
+		return s
+	}
 	with := func(change func(*State)) State {
 		s := good
 		change(&s)
@@ -30,12 +39,22 @@ func TestFault(t *testing.T) {
 		carrier bool
 	}{
 		{"all is well", good, "", false},
-		{"no interface", State{Name: "eth7", Local: local}, "there is no interface eth7", false},
+		{"no interface", State{Name: "eth7", Local: here}, "there is no interface eth7", false},
 		{"down", with(func(s *State) { s.Up, s.Carrier = false, false }), "ip link set eth0 up", false},
 		{"no carrier", with(func(s *State) { s.Carrier = false }), "no carrier", true},
-		{"no address at all", with(func(s *State) { s.Has = false }), "has no IPv4 address", false},
-		{"another address", with(func(s *State) { s.Has, s.Others = false, []netip.Addr{netip.MustParseAddr("10.9.0.9")} }), "not on eth0, which has 10.9.0.9", false},
-		{"no address and no carrier", with(func(s *State) { s.Has, s.Carrier = false, false }), "has no IPv4 address", false},
+		{"no address at all", with(func(s *State) { s.Local = []Local{{Addr: local}} }), "has no IPv4 address", false},
+		{"another address", with(func(s *State) {
+			s.Local = []Local{{Addr: local, Others: []netip.Addr{netip.MustParseAddr("10.9.0.9")}}}
+		}), "not on eth0, which has 10.9.0.9", false},
+		{"no address and no carrier", with(func(s *State) { s.Local, s.Carrier = []Local{{Addr: local}}, false }), "has no IPv4 address", false},
+		{"both families", both(Usable, Usable, true), "", false},
+		{"both families, no carrier", both(Usable, Usable, false), "no carrier", true},
+		{"no address of IPv6", both(Absent, Usable, true), "eth0 has no IPv6 address, $local_ip 2001:db8::1 is expected there", false},
+		{"a tentative one", both(Tentative, Usable, true), "$local_ip 2001:db8::1 is not usable on eth0 yet", false},
+		{"tentative for want of a carrier", both(Tentative, Tentative, false), "no carrier", false},
+		{"a duplicate", both(Duplicate, Usable, true), "$local_ip 2001:db8::1 is not usable on eth0, because another host has it", false},
+		{"no link-local address", both(Usable, Absent, true), "eth0 has no link-local IPv6 address", false},
+		{"a tentative link-local address", both(Usable, Tentative, true), "the link-local address fe80::1 is not usable on eth0 yet", false},
 	} {
 		words, carrierOnly := row.state.Fault()
 		if (words == "") != (row.want == "") || !strings.Contains(words, row.want) || carrierOnly != row.carrier {
@@ -68,12 +87,16 @@ func (s *seen) eventually(t *testing.T, what string, ok func() bool) {
 	t.Fatalf("%s: not within 5 s; last state %+v, removed %v, trouble %v", what, s.state, s.removed, s.trouble)
 }
 
-func TestWatch(t *testing.T) {
+func has(s *seen) bool { return len(s.state.Local) > 0 && s.state.Local[0].Has() }
+
+// watch lets a Watcher work in a network namespace of its own. do runs a shell's commands in there.
+func watch(t *testing.T, want Want) (s *seen, do func(string)) {
+	t.Helper()
 	commands := make(chan string)
 	results := make(chan error)
 	ready := make(chan error)
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &seen{removed: map[netip.Addr]bool{}}
+	s = &seen{removed: map[netip.Addr]bool{}}
 	ended := make(chan struct{})
 	// Both the watcher and the commands run on threads of one new namespace.
 	go func() {
@@ -99,7 +122,7 @@ func TestWatch(t *testing.T) {
 						Removed: func(ip netip.Addr) { s.mu.Lock(); s.removed[ip] = true; s.mu.Unlock() },
 						Links:   func() {},
 						Trouble: func(err error) { s.mu.Lock(); s.trouble = append(s.trouble, err.Error()); s.mu.Unlock() },
-					}.Watch(ctx, "eth0", local)
+					}.Watch(ctx, want)
 				}()
 				results <- err
 				continue
@@ -114,7 +137,7 @@ func TestWatch(t *testing.T) {
 	if err := <-ready; err != nil {
 		t.Skipf("no network namespace here (needs root): %v", err)
 	}
-	do := func(c string) {
+	do = func(c string) {
 		t.Helper()
 		commands <- c
 		if err := <-results; err != nil {
@@ -125,18 +148,23 @@ func TestWatch(t *testing.T) {
 
 	do("watch")
 	s.eventually(t, "no interface yet", func() bool { return s.states == 1 && s.state.Index == 0 })
+	return s, do
+}
+
+func TestWatch(t *testing.T) {
+	s, do := watch(t, Want{Name: "eth0", Local: []netip.Addr{local}})
 	do("ip link add eth0 type veth peer name far; ip link set far up; ip link set eth0 up")
-	s.eventually(t, "an interface with a carrier", func() bool { return s.state.Index != 0 && s.state.Carrier && !s.state.Has })
+	s.eventually(t, "an interface with a carrier", func() bool { return s.state.Index != 0 && s.state.Carrier && !has(s) })
 	do("ip addr add 10.9.0.77/24 dev eth0; ip addr add 10.9.0.1/24 dev eth0")
-	s.eventually(t, "the local address", func() bool { return s.state.Has && s.state.Prefix.Bits() == 24 })
+	s.eventually(t, "the local address", func() bool { return has(s) && s.state.Local[0].Prefix.Bits() == 24 })
 	do("ip link set far down")
 	s.eventually(t, "no carrier", func() bool { _, only := s.state.Fault(); return only })
 	do("ip link set far up")
 	s.eventually(t, "a carrier", func() bool { words, _ := s.state.Fault(); return words == "" })
 	do("ip addr del 10.9.0.1/24 dev eth0")
-	s.eventually(t, "the address removed", func() bool { return !s.state.Has && s.removed[local] })
+	s.eventually(t, "the address removed", func() bool { return !has(s) && s.removed[local] })
 	do("ip addr add 10.9.0.1/24 dev eth0")
-	s.eventually(t, "the address back", func() bool { return s.state.Has })
+	s.eventually(t, "the address back", func() bool { return has(s) })
 	s.mu.Lock()
 	old := s.state.Index
 	s.mu.Unlock()
@@ -159,4 +187,40 @@ func TestWatch(t *testing.T) {
 	if s.states != states || len(s.trouble) != 0 {
 		t.Errorf("%d reports about another interface, trouble %v", s.states-states, s.trouble)
 	}
+}
+
+func TestWatchIPv6(t *testing.T) {
+	local6, vip := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("fe80::100")
+	s, do := watch(t, Want{Name: "eth0", Local: []netip.Addr{local, local6}, LinkLocal: true, Not: []netip.Addr{vip}})
+	fault := func(words string) func() bool {
+		return func() bool {
+			got, _ := s.state.Fault()
+			return (got == "") == (words == "") && strings.Contains(got, words)
+		}
+	}
+	do(`ip link add eth0 type veth peer name far; echo 0 > /proc/sys/net/ipv6/conf/eth0/addr_gen_mode
+		ip addr add 10.9.0.1/24 dev eth0; ip addr add 2001:db8::1/64 dev eth0; ip addr add fe80::100/64 dev eth0 nodad; ip link set eth0 up`)
+	s.eventually(t, "tentative for want of a carrier", fault("no carrier"))
+	do("ip link set far up")
+	s.eventually(t, "duplicates looked for", fault("is not usable on eth0 yet"))
+	s.eventually(t, "both families", fault(""))
+	s.mu.Lock()
+	if got := s.state; !got.Local[1].Has() || got.Local[1].Prefix != netip.MustParsePrefix("2001:db8::1/64") || got.LinkLocal.Addr == vip || !got.LinkLocal.Has() {
+		t.Errorf("%+v, link-local %+v", got, got.LinkLocal)
+	}
+	first := s.state.LinkLocal.Addr
+	s.mu.Unlock()
+	do("ip addr add fe80::1:1/64 dev eth0 nodad; ip addr add 2001:db8::7/64 dev eth0 nodad; ip addr del 2001:db8::1/64 dev eth0")
+	s.eventually(t, "the IPv6 address removed", fault("$local_ip 2001:db8::1 is not on eth0, which has 2001:db8::7"))
+	s.mu.Lock()
+	if s.state.LinkLocal.Addr != first || !s.removed[local6] {
+		t.Errorf("link-local %v, was %v; removed %v", s.state.LinkLocal.Addr, first, s.removed)
+	}
+	s.mu.Unlock()
+	do("ip addr add 2001:db8::1/64 dev eth0 nodad")
+	s.eventually(t, "it is back", fault(""))
+	do("ip addr del " + first.String() + "/64 dev eth0")
+	s.eventually(t, "the other link-local address", func() bool { return s.state.LinkLocal.Addr == netip.MustParseAddr("fe80::1:1") })
+	do("ip addr del fe80::1:1/64 dev eth0")
+	s.eventually(t, "no link-local address", fault("no link-local IPv6 address"))
 }

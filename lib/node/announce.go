@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/address"
 	"github.com/skudonet/skudonet-ce-cluster/lib/announce"
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
 	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
@@ -62,10 +63,17 @@ func (n *Node) due(at time.Duration) {
 // AnnounceSelf tells the network where this node's own address is, so that a
 // master that speaks unicast reaches it without asking.
 func (n *Node) AnnounceSelf(s link.State) {
+	var own []address.Address
+	for _, l := range s.Local {
+		own = append(own, address.Address{Prefix: l.Prefix, Link: s.Name})
+	}
 	n.netLane.do(func() {
-		_, err := announce.Send([]announce.Target{{Link: s.Index, MAC: s.MAC, Addr: s.Local}}, func() bool { return false })
+		targets, err := announce.Targets(own)
+		if err == nil {
+			_, err = announce.Send(targets, func() bool { return false })
+		}
 		if err != nil {
-			n.log.Warn(fmt.Sprintf("announcing our own address %s failed: %v", s.Local, err))
+			n.log.Warn(fmt.Sprintf("announcing our own address failed: %v", err))
 		}
 	})
 }

@@ -33,7 +33,7 @@ func (n *Node) prepareHooks(before vrouter.Record) {
 // hookOptions are those of every hook on this machine, whoever runs it.
 func hookOptions(c conf.Config, places Places, log *slog.Logger) hook.Options {
 	env := hook.Environment{
-		Interface: c.Interface, ClusterIP: c.ClusterIP, Config: c.Path, ConfigDir: c.ConfigDir,
+		Interface: c.Interface, ClusterIP: c.ClusterIP, ClusterIP6: c.Second.ClusterIP, Config: c.Path, ConfigDir: c.ConfigDir,
 		StatusFile: places.StatusFile, RunDir: places.RunDir, StateDir: places.StateDir,
 	}
 	if exe, err := os.Executable(); err == nil {

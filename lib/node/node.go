@@ -70,7 +70,7 @@ type Node struct {
 	mu      sync.Mutex
 	want    []address.Address
 	wanted  map[netip.Addr]bool
-	bits    int // prefix length of the local address, for a $cluster_ip without a file
+	own     []netip.Prefix // the local addresses, whose prefix lengths are for a $cluster_ip without a file
 	up      bool
 	lacking map[netip.Addr]bool // wanted up, and could not be brought up
 	lasting *vrouter.Lasting    // waits to be stored
@@ -127,12 +127,9 @@ func (n *Node) Run(ctx context.Context) {
 // before, and whether everything could be read.
 func (n *Node) reload() (old []address.Address, unread error) {
 	n.mu.Lock()
-	bits := n.bits
+	cluster := clusterPrefixes(n.conf, n.own)
 	n.mu.Unlock()
-	if bits == 0 {
-		bits = 32
-	}
-	want, notices := address.Wanted(os.DirFS(n.conf.ConfigDir), n.conf.ClusterIP, n.conf.Interface, bits)
+	want, notices := address.Wanted(os.DirFS(n.conf.ConfigDir), cluster, n.conf.Interface)
 	want, unread = keepUnread(want, n.addresses(), notices)
 	n.troubles.Check("unread", "virtual interfaces in "+n.conf.ConfigDir+": ", unread)
 	set := make(map[netip.Addr]bool, len(want))
@@ -149,6 +146,21 @@ func (n *Node) reload() (old []address.Address, unread error) {
 	}
 	old, n.want, n.wanted = n.want, want, set
 	return old, unread
+}
+
+// clusterPrefixes gives each $cluster_ip the prefix length of the node's own
+// address of that family, if it is known.
+func clusterPrefixes(c conf.Config, own []netip.Prefix) (list []netip.Prefix) {
+	for _, f := range c.Families() {
+		bits := -1
+		for _, p := range own {
+			if p.Addr() == f.LocalIP {
+				bits = p.Bits()
+			}
+		}
+		list = append(list, netip.PrefixFrom(f.ClusterIP, bits))
+	}
+	return list
 }
 
 // keepUnread adds to want what was wanted before by files that cannot be read
@@ -190,10 +202,13 @@ func (n *Node) Link(s link.State) {
 		n.RunStartHook()
 	}
 	n.carrier = s.Carrier
+	changed := false
 	n.mu.Lock()
-	changed := s.Has && n.bits != s.Prefix.Bits()
-	if changed {
-		n.bits = s.Prefix.Bits()
+	for _, l := range s.Local {
+		if l.Has() && !slices.Contains(n.own, l.Prefix) {
+			n.own = append(slices.DeleteFunc(n.own, func(p netip.Prefix) bool { return p.Addr() == l.Addr }), l.Prefix)
+			changed = true
+		}
 	}
 	n.mu.Unlock()
 	if changed {

@@ -126,12 +126,12 @@ func TestRecordResumes(t *testing.T) {
 
 // An unmounted tree, or a file that is being written, takes no address away.
 func TestWhatCannotBeReadStaysWanted(t *testing.T) {
-	cluster := netip.MustParseAddr("10.0.0.100")
+	cluster := []netip.Prefix{netip.MustParsePrefix("10.0.0.100/24")}
 	file := func(name, addr string) *fstest.MapFile {
 		return &fstest.MapFile{Data: []byte("[" + name + "]\naddr=" + addr + "\nstatus=up\n")}
 	}
 	whole := fstest.MapFS{"if_eth0:a_conf": file("eth0:a", "10.0.0.101"), "if_eth0:b_conf": file("eth0:b", "10.0.0.102")}
-	before, _ := address.Wanted(whole, cluster, "eth0", 24)
+	before, _ := address.Wanted(whole, cluster, "eth0")
 	for _, row := range []struct {
 		name   string
 		tree   fs.FS
@@ -145,7 +145,7 @@ func TestWhatCannotBeReadStaysWanted(t *testing.T) {
 			"if_eth0:b_conf": {Data: []byte("[eth0:b]\naddr=10.0.0.102\nstatus=down\n")}}, 2, false},
 		{"the tree is gone", os.DirFS(filepath.Join(t.TempDir(), "missing")), 3, true},
 	} {
-		want, notices := address.Wanted(row.tree, cluster, "eth0", 24)
+		want, notices := address.Wanted(row.tree, cluster, "eth0")
 		want, unread := keepUnread(want, before, notices)
 		if len(want) != row.want || (unread != nil) != row.unread {
 			t.Errorf("%s: %v, unread %v", row.name, want, unread)

@@ -57,7 +57,7 @@ func Survey(c conf.Config, places Places, log *slog.Logger) *Remains {
 		r.conf.ClusterIP = had[0].Prefix.Addr() // which is first in every list
 	}
 	// How an address is taken down or kept silent does not depend on its prefix length.
-	want, notices := address.Wanted(os.DirFS(c.ConfigDir), c.ClusterIP, r.conf.Interface, 32)
+	want, notices := address.Wanted(os.DirFS(c.ConfigDir), clusterPrefixes(c, nil), r.conf.Interface)
 	for _, notice := range notices {
 		log.Warn("virtual interface: " + notice.String())
 	}
@@ -77,7 +77,7 @@ func addressesOf(d status.Daemon) (list []address.Address) {
 		if link == "" {
 			link = d.Interface
 		}
-		if err == nil && prefix.Addr().Is4() {
+		if err == nil {
 			list = append(list, address.Address{Prefix: prefix, Link: link, Label: a.Label})
 		}
 	}

@@ -32,6 +32,9 @@ func TestSurvey(t *testing.T) {
 		"tree":               {tree: true, known: web},
 		"the last daemon":    {said: said, known: "192.168.1.252/24 on eth0 (eth0:skd), " + web + ", 10.0.0.1/8 on eth1", iface: "eth1", ip: cluster},
 		"all, and no double": {conf: whole, said: said, tree: true, known: "192.168.1.252/32 on eth0 (eth0:skd), " + web + ", 10.0.0.1/8 on eth1", iface: "eth0", ip: cluster},
+		"both families": {conf: conf.Config{Interface: "eth0", ClusterIP: cluster, Second: conf.Addresses{ClusterIP: netip.MustParseAddr("fd77::100")}},
+			said:  &status.Daemon{Interface: "eth0", Addresses: []status.Address{{Prefix: "fd77::100/64", Label: "eth0:skd"}, {Prefix: "fd77::80/64", Label: "eth0:web"}}},
+			known: "192.168.1.252/32 on eth0 (eth0:skd), fd77::100/128 on eth0 (eth0:skd), fd77::80/64 on eth0 (eth0:web)", iface: "eth0", ip: cluster},
 	} {
 		dir := t.TempDir()
 		c.conf.ConfigDir = dir

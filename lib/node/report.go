@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/lib/version"
@@ -44,6 +45,8 @@ func (n *Node) writeReport() {
 	n.troubles.Check("report", "skd-hooks status shows old news: ", err)
 }
 
+var spoken = map[election.Dialect]string{election.VRRP: status.SpeaksVRRP, election.CARP: status.SpeaksCARP, election.Both: status.SpeaksBoth}
+
 // daemon puts together what vrrpd.json says. The caller holds mu.
 func (n *Node) daemon() status.Daemon {
 	r := n.report
@@ -51,10 +54,13 @@ func (n *Node) daemon() status.Daemon {
 		Version: version.Version, PID: os.Getpid(), Started: n.started, Updated: status.Now(),
 		State: r.State.String(), Since: status.Moment{Time: r.Since, Boot: r.SinceBoot}, Reason: r.Reason,
 		Interface: n.conf.Interface, VRID: n.conf.VRID, Priority: n.conf.Priority, Preempt: n.conf.Preempt,
-		Transport: string(n.conf.Transport), Signed: n.conf.Password != "",
+		Protocol: string(n.conf.Protocol), Speaks: spoken[r.Speaks], Transport: string(n.conf.Transport), Signed: n.conf.Password != "",
 		AdvertInterval: status.Seconds(n.conf.AdvertInterval), DeadRatio: n.conf.DeadRatio, DownInterval: status.Seconds(r.Down),
 		Peer: status.Peer{Address: n.conf.RemoteIP.String()},
 		Sent: r.Sent, Received: r.Received, Drops: r.Drops, Warnings: n.warnings,
+	}
+	if second := n.conf.Second.RemoteIP; second.IsValid() {
+		d.Peer.Second = second.String()
 	}
 	d.Guard, _ = n.standing.Load().(string)
 	for _, a := range n.want {
@@ -64,6 +70,10 @@ func (n *Node) daemon() status.Daemon {
 		ago := r.Now - r.Peer.Heard
 		d.Peer.LastHeard = status.Moment{Time: time.Now().Add(-ago), Boot: r.Peer.Heard}
 		d.Peer.Priority, d.Peer.Interval, d.Peer.Verified = r.Peer.Priority, status.Seconds(r.Peer.Interval), r.Peer.Verified
+		d.Peer.Spoke = status.SpeaksVRRP
+		if r.Peer.CARP {
+			d.Peer.Spoke = status.SpeaksCARP
+		}
 		switch {
 		case r.Peer.Verified && r.Peer.Next:
 			d.Peer.Key = "password_next"

@@ -34,6 +34,7 @@ type Hello struct {
 	Protocol int    // the one that is spoken from here on
 	Version  string // of the program
 	Role     string // status.Master, status.Backup, RoleStopped or RoleUnknown
+	Elects   bool   // skd-vrrpd runs there: its ucarp, if it ever had one, does not any more
 	Exclude  string // its $exclude
 	Roots    []Root // none if there is a Problem
 	Rsync    string // version of its rsync, "" if that cannot be run

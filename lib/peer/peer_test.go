@@ -293,6 +293,9 @@ func TestHello(t *testing.T) {
 	if h.Protocol != Protocol || h.Version == "" || h.Role != status.Backup || h.Problem != "" || h.Rsync == "" {
 		t.Errorf("hello: %+v", h)
 	}
+	if h.Elects {
+		t.Error("hello: skd-vrrpd runs, where none does")
+	}
 	if want := "--exclude ours --exclude-from=" + rules; h.Exclude != want {
 		t.Errorf("exclude %q, want %q", h.Exclude, want)
 	}
@@ -627,5 +630,16 @@ func TestUnknownRequestLeavesTheSession(t *testing.T) {
 	s.sender.send(frame{'z', []byte("a part of a later version")})
 	if err := s.ask(t.Context(), frameRole, struct{ Later bool }{true}, &a, nil); err != nil {
 		t.Errorf("unknown field: %v", err)
+	}
+}
+
+// What tells a node that its peer is upgraded is the daemon that runs there, not the program that answers.
+func TestHelloTellsOfTheDaemon(t *testing.T) {
+	b := newBackup(t, "")
+	file := filepath.Join(hostIn(b.dir).RunDir, status.DaemonFile)
+	must(t, os.MkdirAll(hostIn(b.dir).RunDir, 0o755))
+	must(t, status.Daemon{PID: os.Getpid(), Updated: status.Now()}.WriteFile(file))
+	if s := b.open(""); !s.hello.Elects {
+		t.Error("hello: no skd-vrrpd runs, where one does")
 	}
 }

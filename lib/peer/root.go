@@ -63,7 +63,7 @@ func (s *session) openRoots(ctx context.Context, g greeting, h *hello) error {
 	if err := s.openState(ctx, h); err != nil {
 		return err
 	}
-	s.rsync, s.clusterIP = c.Rsync, c.ClusterIP
+	s.rsync, s.clusterIPs = c.Rsync, c.ClusterIPs()
 	s.limits = archive.Limits{Keep: c.ArchiveKeep, Age: archiveAge, Bytes: archiveBytes}
 	if v, err := rsync.Version(ctx, c.Rsync); err == nil {
 		h.Hello.Rsync, s.aside = v, rsync.ErrorsAside(v)

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -57,6 +58,12 @@ func (h Host) role() string {
 		return RoleUnknown
 	}
 	return s
+}
+
+// elects tells whether skd-vrrpd runs on this machine.
+func (h Host) elects() bool {
+	d, err := status.ReadDaemon(filepath.Join(h.RunDir, status.DaemonFile))
+	return err == nil && d.Alive()
 }
 
 // mayChange refuses what changes the tree of a master.
@@ -139,11 +146,11 @@ type session struct {
 	aside bool   // which would write errors to its standard error
 	lock  *lock
 
-	clusterIP netip.Addr
-	archives  *archive.Store
-	limits    archive.Limits
-	set       string // which files both nodes look at; "": not said yet
-	waiting   bool   // there may be conflicts that wait
+	clusterIPs []netip.Addr
+	archives   *archive.Store
+	limits     archive.Limits
+	set        string // which files both nodes look at; "": not said yet
+	waiting    bool   // there may be conflicts that wait
 }
 
 // request is a capital; run belongs to those for rsync.
@@ -326,7 +333,7 @@ func (s *session) open(ctx context.Context, f frame) (*hello, error) {
 	if s.lock, err = takeLock(ctx, s.host.RunDir); err != nil {
 		return nil, err
 	}
-	h := &hello{Hello: Hello{Protocol: Protocol, Version: version.Version, Role: s.host.role()}}
+	h := &hello{Hello: Hello{Protocol: Protocol, Version: version.Version, Role: s.host.role(), Elects: s.host.elects()}}
 	if err := s.openRoots(ctx, g, h); err != nil {
 		h.Problem = err.Error()
 		s.closeRoots()

@@ -105,7 +105,7 @@ func (s *session) standing() (any, *Error) {
 		return nil, s.host.stateless(err)
 	}
 	a := Standing{ID: record.ID, Vector: record.Vector, Trees: record.Trees, Role: s.host.role(), Skudonet: s.host.skudonet(),
-		Holder: address.Holds(os.DirFS(r.dir), s.clusterIP)}
+		Holder: address.Holds(os.DirFS(r.dir), s.clusterIPs...)}
 	for _, i := range s.archives.Waiting() {
 		a.Waiting = append(a.Waiting, i.ID)
 	}

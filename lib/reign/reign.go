@@ -56,7 +56,7 @@ func (n Node) Begin(ctx context.Context, c mirror.Config) (settings mirror.Confi
 	c.StateDir = n.StateDir
 	c.Store = func(r ledger.Record) error { return ledger.Store(n.StateDir, r) }
 	c.Limits = archive.Limits{Keep: n.Conf.ArchiveKeep, Age: archiveAge, Bytes: archiveBytes}
-	c.Holder = func() bool { return address.Holds(os.DirFS(n.Conf.ConfigDir), n.Conf.ClusterIP) }
+	c.Holder = func() bool { return address.Holds(os.DirFS(n.Conf.ConfigDir), n.Conf.ClusterIPs()...) }
 	c.Established, c.OnEstablish = n.established()
 	c.Owe, c.Apply = func() error { return skudonet.Owe(n.RunDir) }, n.Apply
 	changed := false

@@ -26,6 +26,13 @@ const (
 	Fault = "fault" // the interface cannot carry the election; the status file says backup
 )
 
+// What a Daemon speaks.
+const (
+	SpeaksVRRP = "vrrpv3"
+	SpeaksCARP = "carp"
+	SpeaksBoth = "vrrpv3 and carp" // the peer is known to be ucarp
+)
+
 // Daemon is what skd-vrrpd knows, as it stands in its JSON file. The names of
 // the fields in the file are an interface to monitoring: they stay.
 type Daemon struct {
@@ -42,6 +49,8 @@ type Daemon struct {
 	VRID           uint8   `json:"vrid"`
 	Priority       uint8   `json:"priority"`
 	Preempt        bool    `json:"preempt"`
+	Protocol       string  `json:"protocol"`  // as configured: vrrp, carp or auto
+	Speaks         string  `json:"speaks"`    // in force: SpeaksVRRP, SpeaksCARP or SpeaksBoth
 	Transport      string  `json:"transport"` // multicast, unicast or udp
 	Signed         bool    `json:"signed"`    // a password is configured
 	AdvertInterval Seconds `json:"advert_interval_s"`
@@ -72,11 +81,13 @@ type Address struct {
 // master a long silence is the rule.
 type Peer struct {
 	Address   string  `json:"address"`
-	LastHeard Moment  `json:"last_heard,omitzero"` // last advertisement that counted; absent if none did
+	Second    string  `json:"second_address,omitempty"` // of IPv6, where there are both families
+	LastHeard Moment  `json:"last_heard,omitzero"`      // last advertisement that counted; absent if none did
 	Priority  uint8   `json:"priority,omitempty"`
 	Interval  Seconds `json:"advert_interval_s,omitempty"`
-	Verified  bool    `json:"verified"`      // that advertisement was signed with our password
-	Key       string  `json:"key,omitempty"` // password or password_next: which one it was signed with
+	Spoke     string  `json:"spoke,omitempty"` // SpeaksVRRP or SpeaksCARP: that advertisement
+	Verified  bool    `json:"verified"`        // it was signed with our password
+	Key       string  `json:"key,omitempty"`   // password or password_next: which one it was signed with
 }
 
 // States of a Hook.

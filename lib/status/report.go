@@ -154,16 +154,30 @@ func (r Report) election(row rowFunc) {
 	}
 	row("election", "%s, VRID %d, priority %d, preemption %s, %s, %s, every %s, down interval %s", d.Interface, d.VRID,
 		d.Priority, map[bool]string{true: "on", false: "off"}[d.Preempt], d.Transport, signed, d.AdvertInterval, d.DownInterval)
+	switch d.Speaks {
+	case SpeaksCARP:
+		row("protocol", "CARP, which protects little")
+	case SpeaksBoth:
+		row("protocol", "VRRPv3, and CARP because the peer is ucarp: upgrade that node, too")
+	}
 	p := d.Peer
+	name := p.Address
+	if p.Second != "" {
+		name += " and " + p.Second
+	}
 	if p.LastHeard.IsZero() {
-		row("peer", "%s, not heard yet", p.Address)
+		row("peer", "%s, not heard yet", name)
 		return
 	}
 	proof := "not signed"
 	if p.Verified {
 		proof = "signature verified (" + p.Key + ")"
 	}
-	row("peer", "%s, last heard %s, priority %d, every %s, %s", p.Address, r.when(p.LastHeard), p.Priority, p.Interval, proof)
+	if p.Spoke == SpeaksCARP {
+		row("peer", "%s, last heard %s, with CARP, every %s, digest verified (%s)", name, r.when(p.LastHeard), p.Interval, p.Key)
+		return
+	}
+	row("peer", "%s, last heard %s, priority %d, every %s, %s", name, r.when(p.LastHeard), p.Priority, p.Interval, proof)
 }
 
 // activity writes what the node holds, does and has done.

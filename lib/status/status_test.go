@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -302,6 +303,17 @@ problems    nftables cannot be reached: operation not permitted
 warnings    $password is "secret", which everybody knows
               -> set another one on both nodes
 `)
+	for speaks, want := range map[string]string{
+		SpeaksCARP: "protocol    CARP, which protects little\n",
+		SpeaksBoth: "protocol    VRRPv3, and CARP because the peer is ucarp: upgrade that node, too\n",
+	} {
+		d.Speaks, d.Peer.Spoke, d.Peer.Priority = speaks, SpeaksCARP, 0
+		d.WriteFile(filepath.Join(dir, DaemonFile))
+		want += "peer        192.168.1.251, last heard 2026-08-03 12:00:46 (1 h 5 min ago), with CARP, every 1s, digest verified (password)\n"
+		if got := show(true); !strings.Contains(got, want) {
+			t.Errorf("%s: got\n%s\nwant\n%s", speaks, got, want)
+		}
+	}
 	Remove(file)
 	if got, want := show(false), "state       stopped; last known: master since 2026-08-03 12:00:50 (1 h 5 min ago)\n"; !strings.HasPrefix(got, want) {
 		t.Errorf("stopped: got\n%s\nwant it to begin with\n%s", got, want)
@@ -336,4 +348,17 @@ func FuzzReadDaemon(f *testing.F) {
 			t.Errorf("%+v came back as %+v, %v", d, again, err)
 		}
 	})
+}
+
+func TestPeerUpgraded(t *testing.T) {
+	dir, peer, other := t.TempDir(), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
+	if PeerUpgraded(dir, peer) {
+		t.Error("before it was noted")
+	}
+	if err := NotePeerUpgraded(dir, peer); err != nil {
+		t.Fatal(err)
+	}
+	if !PeerUpgraded(dir, peer) || PeerUpgraded(dir, other) {
+		t.Errorf("noted of %v: %v, of %v: %v", peer, PeerUpgraded(dir, peer), other, PeerUpgraded(dir, other))
+	}
 }

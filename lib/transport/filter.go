@@ -2,10 +2,11 @@ package transport
 
 import "golang.org/x/net/bpf"
 
-// The offset of the VRID in a VRRP message and of the message in a UDP datagram.
+// The offsets of fields in a VRRP message, and of the message in a UDP datagram.
 const (
-	vridOffset = 1
-	udpHeader  = 8
+	vridOffset     = 1
+	checksumOffset = 6
+	udpHeader      = 8
 )
 
 // rawFilter passes IP protocol 112 packets for one virtual router, whatever
@@ -15,6 +16,16 @@ func rawFilter(vrid uint8) []bpf.Instruction {
 	return []bpf.Instruction{
 		bpf.LoadMemShift{Off: 0}, // X = length of the IP header
 		bpf.LoadIndirect{Off: vridOffset, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(vrid), SkipFalse: 1},
+		bpf.RetConstant{Val: maxPacket},
+		bpf.RetConstant{Val: 0},
+	}
+}
+
+// raw6Filter does the same for IPv6, where the filter sees the message first.
+func raw6Filter(vrid uint8) []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.LoadAbsolute{Off: vridOffset, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(vrid), SkipFalse: 1},
 		bpf.RetConstant{Val: maxPacket},
 		bpf.RetConstant{Val: 0},

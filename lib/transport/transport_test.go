@@ -81,9 +81,25 @@ func cable(t *testing.T, a, b *host) {
 		}
 	})
 	for _, h := range []*host{a, b} {
-		h.ip("addr", "add", h.addr.String()+"/24", "dev", "eth0")
+		if h.addr.Is4() {
+			h.ip("addr", "add", h.addr.String()+"/24", "dev", "eth0")
+		} else {
+			h.ip("addr", "add", h.addr.String()+"/64", "dev", "eth0", "nodad")
+		}
 		h.ip("link", "set", "eth0", "up")
 	}
+}
+
+// pair6 returns two hosts on one cable that have link-local addresses alone, or another one too.
+func pair6(t *testing.T, kind Kind) (a, b *host) {
+	t.Helper()
+	prefix := "fe80::"
+	if kind == UDP {
+		prefix = "2001:db8::"
+	}
+	a, b = newHost(t, prefix+"1"), newHost(t, prefix+"2")
+	cable(t, a, b)
+	return a, b
 }
 
 func (h *host) open(kind Kind, peer *host) *Conn {
@@ -136,9 +152,19 @@ func none(t *testing.T, c *Conn, what string) {
 }
 
 func TestPacketsTravelBothWays(t *testing.T) {
-	for name, kind := range map[string]Kind{"multicast": Multicast, "unicast": Unicast, "udp": UDP} {
+	for name, row := range map[string]struct {
+		kind Kind
+		pair func(t *testing.T) (a, b *host)
+		to   netip.Addr // the zero Addr is the receiver
+	}{
+		"multicast": {Multicast, pair, Group}, "unicast": {Unicast, pair, netip.Addr{}}, "udp": {UDP, pair, netip.Addr{}},
+		"multicast over IPv6": {Multicast, func(t *testing.T) (a, b *host) { return pair6(t, Multicast) }, Group6},
+		"unicast over IPv6":   {Unicast, func(t *testing.T) (a, b *host) { return pair6(t, Unicast) }, netip.Addr{}},
+		"udp over IPv6":       {UDP, func(t *testing.T) (a, b *host) { return pair6(t, UDP) }, netip.Addr{}},
+	} {
 		t.Run(name, func(t *testing.T) {
-			one, two := pair(t)
+			kind := row.kind
+			one, two := row.pair(t)
 			a, b := one.open(kind, two), two.open(kind, one)
 			for i := range 50 {
 				message := bytes.Repeat([]byte{0x31, 7, byte(i)}, 12)
@@ -151,10 +177,16 @@ func TestPacketsTravelBothWays(t *testing.T) {
 				}
 				p := next(t, b)
 				after := bootclock.Now()
+				if kind != UDP && one.addr.Is6() && len(p.Payload) == len(message) {
+					if !sumsUp(p) {
+						t.Errorf("the checksum of %x is not the kernel's", p.Payload)
+					}
+					copy(p.Payload[6:8], message[6:8])
+				}
 				if !bytes.Equal(p.Payload, message) || p.Src != one.addr || p.TTL != 255 {
 					t.Fatalf("got %+v, want the message of VRID 7 from %s with TTL 255", p, one.addr)
 				}
-				if want := b.cfg.Local; kind == Multicast && p.Dst != Group || kind != Multicast && p.Dst != want {
+				if p.Dst != row.to && (row.to.IsValid() || p.Dst != two.addr) {
 					t.Errorf("destination %s", p.Dst)
 				}
 				if p.Arrived < before-time.Millisecond || p.Arrived > after {
@@ -173,17 +205,77 @@ func TestPacketsTravelBothWays(t *testing.T) {
 	}
 }
 
-// A packet that waits while nobody reads tells how long it has waited.
-func TestArrivalTime(t *testing.T) {
-	one, two := pair(t)
+// sumsUp tells whether the checksum of IPv6 covers all that a packet carries, RFC 8200 section 8.1.
+func sumsUp(p Packet) bool {
+	src, dst := p.Src.As16(), p.Dst.As16()
+	sum := uint32(len(p.Payload) + protocolVRRP)
+	for _, b := range [][]byte{src[:], dst[:], p.Payload} {
+		for ; len(b) > 1; b = b[2:] {
+			sum += uint32(b[0])<<8 | uint32(b[1])
+		}
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return sum == 0xffff
+}
+
+// Over IPv6 the kernel looks at the checksum, and we at the hop limit, which it hands on.
+func TestPacketsOfOthersOverIPv6(t *testing.T) {
+	one, two := pair6(t, Multicast)
 	a, b := one.open(Multicast, two), two.open(Multicast, one)
-	if err := a.Send([]byte{0x31, 7, 100, 1, 0, 100, 0, 0}); err != nil {
+	message := []byte{0x31, 7, 100, 1, 0, 100, 0, 0}
+	off := func(name, value int) {
+		t.Helper()
+		if err := unix.SetsockoptInt(a.out.fd, unix.IPPROTO_IPV6, name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	off(unix.IPV6_CHECKSUM, -1)
+	if err := a.Send(message); err != nil { // with a checksum of 0
 		t.Fatal(err)
 	}
-	sent := bootclock.Now()
-	time.Sleep(300 * time.Millisecond) // the packet's wait is what is measured
-	if p := next(t, b); p.Arrived > sent+100*time.Millisecond {
-		t.Errorf("arrived %s after it was sent", p.Arrived-sent)
+	off(unix.IPV6_CHECKSUM, checksumOffset)
+	off(unix.IPV6_MULTICAST_HOPS, 254)
+	if err := a.Send(message); err != nil {
+		t.Fatal(err)
+	}
+	if p := next(t, b); p.TTL != 254 || p.Dst != Group6 || !sumsUp(p) {
+		t.Errorf("got %+v, want a hop limit of 254", p)
+	}
+	none(t, b, "a packet with a wrong checksum")
+	off(unix.IPV6_MULTICAST_LOOP, 1)
+	if err := a.Send(message); err != nil {
+		t.Fatal(err)
+	}
+	if p := next(t, a); p.Src != a.Source() {
+		t.Errorf("got %+v; want our own, which is how a copy of our address is noticed", p)
+	}
+}
+
+// A packet that waits while nobody reads tells how long it has waited. The first
+// one may not: the kernel takes a moment to begin with time stamps.
+func TestArrivalTime(t *testing.T) {
+	for name, hosts := range map[string]func(*testing.T) (a, b *host){
+		"IPv4": pair,
+		"IPv6": func(t *testing.T) (a, b *host) { return pair6(t, Multicast) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			one, two := hosts(t)
+			a, b := one.open(Multicast, two), two.open(Multicast, one)
+			var late time.Duration
+			for range 3 {
+				if err := a.Send([]byte{0x31, 7, 100, 1, 0, 100, 0, 0}); err != nil {
+					t.Fatal(err)
+				}
+				sent := bootclock.Now()
+				time.Sleep(300 * time.Millisecond) // the packet's wait is what is measured
+				if late = next(t, b).Arrived - sent; late <= 100*time.Millisecond {
+					return
+				}
+			}
+			t.Errorf("arrived %s after it was sent", late)
+		})
 	}
 }
 
@@ -295,9 +387,61 @@ func TestACopyOfOurAddressIsNoticed(t *testing.T) {
 	}
 }
 
+func TestCARPInUDPIsNoticed(t *testing.T) {
+	one, two := newHost(t, "10.9.0.1"), newHost(t, "10.9.0.2")
+	cable(t, one, two)
+	noticed := make(chan struct{}, 10)
+	two.do(func() {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Open(Config{Kind: Multicast, Interface: "eth0", Index: l.Attrs().Index, Local: two.addr, Peer: one.addr, VRID: 7,
+			InUDP: func() { noticed <- struct{}{} }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+	})
+	send := func(message []byte) {
+		one.do(func() {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			// Whatever port, and whether somebody has it.
+			if err := unix.Sendto(fd, message, 0, &unix.SockaddrInet4{Addr: two.addr.As4(), Port: 1234}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	send([]byte{0x21, 8, 0, 7})
+	send([]byte("hello"))
+	select {
+	case <-noticed:
+		t.Error("something else counts")
+	case <-time.After(50 * time.Millisecond):
+	}
+	send([]byte{0x21, 7, 0, 7, 0, 1})
+	select {
+	case <-noticed:
+	case <-time.After(5 * time.Second):
+		t.Error("not noticed")
+	}
+}
+
 func TestFilters(t *testing.T) {
 	header := func(words int, rest ...byte) []byte {
 		return append(append([]byte{byte(0x40 | words)}, make([]byte, 4*words-1)...), rest...)
+	}
+	theirs := [4]byte{10, 9, 0, 1}
+	set := func(b []byte, at int, v byte) []byte { b[at] = v; return b }
+	inUDP := func(message ...byte) []byte {
+		b := header(6, append([]byte{0, 1, 0, 2, 0, 12, 0, 0}, message...)...)
+		b[9] = 17
+		copy(b[12:], theirs[:])
+		return b
 	}
 	for _, row := range []struct {
 		name    string
@@ -310,9 +454,21 @@ func TestFilters(t *testing.T) {
 		{"our VRID in another version", rawFilter(7), header(5, 0x21, 7, 1, 1), true},
 		{"another VRID", rawFilter(7), header(5, 0x31, 8, 1, 1), false},
 		{"no message", rawFilter(7), header(5), false},
+		{"IPv6, our VRID", raw6Filter(7), []byte{0x31, 7, 1, 1}, true},
+		{"IPv6, another VRID", raw6Filter(7), []byte{0x31, 8, 1, 1}, false},
+		{"IPv6, no message", raw6Filter(7), []byte{0x31}, false},
 		{"UDP, our VRID", udpFilter(7), []byte{0, 1, 0, 2, 0, 12, 0, 0, 0x31, 7, 1, 1}, true},
 		{"UDP, another VRID", udpFilter(7), []byte{0, 1, 0, 2, 0, 12, 0, 0, 0x31, 8, 1, 1}, false},
 		{"UDP, empty", udpFilter(7), []byte{0, 1, 0, 2, 0, 8, 0, 0}, false},
+		// What comes before asks the kernel for the packet's direction, which this machine does not know.
+		{"CARP in UDP", carpInUDPFilter(theirs, 7)[2:], inUDP(0x21, 7, 0, 7), true},
+		{"CARP in UDP, another VRID", carpInUDPFilter(theirs, 7)[2:], inUDP(0x21, 8, 0, 7), false},
+		{"VRRPv3 in UDP", carpInUDPFilter(theirs, 7)[2:], inUDP(0x31, 7, 100, 1), false},
+		{"VRRPv2 in UDP", carpInUDPFilter(theirs, 7)[2:], inUDP(0x21, 7, 100, 1), false},
+		{"CARP in UDP from somebody else", carpInUDPFilter([4]byte{10, 9, 0, 2}, 7)[2:], inUDP(0x21, 7, 0, 7), false},
+		{"CARP in TCP", carpInUDPFilter(theirs, 7)[2:], set(inUDP(0x21, 7, 0, 7), 9, 6), false},
+		{"a later fragment", carpInUDPFilter(theirs, 7)[2:], set(inUDP(0x21, 7, 0, 7), 7, 1), false},
+		{"an empty datagram", carpInUDPFilter(theirs, 7)[2:], inUDP(), false},
 		{"the deaf one", deafFilter(), header(5, 0x31, 7, 1, 1), false},
 	} {
 		vm, err := bpf.NewVM(row.program)

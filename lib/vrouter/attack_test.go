@@ -86,18 +86,29 @@ func FuzzReceive(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(plain)
+	six := netip.MustParseAddr("2001:db8::100")
+	adv6 := vrrp.Advertisement{VRID: 1, Priority: 0, Interval: time.Second, Addrs: []netip.Addr{six}}
+	linkLocal := netip.MustParseAddr("fe80::b")
+	plain6, err := adv6.Append(nil, linkLocal, transport.Group6, vrrp.PseudoHeader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(plain6)
+	f.Add(secret("guess").Append(slices.Clone(plain6), auth.KeyID, linkLocal, 1<<62))
 	f.Add(secret("guess").Append(slices.Clone(plain), auth.KeyID, peer, 1<<62))
 	f.Add([]byte{0x21, 1, 0, 7, 0, 1, 35: 0})
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		log := slog.New(slog.NewTextHandler(io.Discard, nil))
 		cfg := Config{Interface: "eth0", VRID: 1, ClusterIP: cluster, Keys: []auth.Key{secret("the password")}, Started: time.Unix(1e9, 0),
-			Election: election.Config{Priority: 100, Interval: time.Second, DeadRatio: 3, Local: netip.MustParseAddr(a), Peer: peer, Signed: true}}
+			Election: election.Config{Priority: 100, Interval: time.Second, DeadRatio: 3, Local: netip.MustParseAddr(a), Peer: peer, Signed: true},
+			Second:   Family{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), six}}
 		r := New(cfg, mute{}, nil, func() time.Duration { return time.Hour }, log, trouble.New(log), Record{}, Lasting{})
 		r.now = time.Hour
 		r.start(election.Start)
 		for range 2 {
-			r.receive(transport.Packet{Src: peer, Dst: transport.Group, TTL: 255, Payload: packet, Arrived: time.Hour})
+			r.receive(r.legs[0], transport.Packet{Src: peer, Dst: transport.Group, TTL: 255, Payload: packet, Arrived: time.Hour})
+			r.receive(r.legs[1], transport.Packet{Src: linkLocal, Dst: transport.Group6, TTL: 255, Payload: packet, Arrived: time.Hour})
 		}
 		if state := r.machine.State(); state != election.Backup || r.recv != 0 {
 			t.Errorf("%s after %x, %d accepted", state, packet, r.recv)

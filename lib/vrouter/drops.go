@@ -98,13 +98,18 @@ var remedies = map[string]string{
 	reasonStranger: "it is not from $remote_ip",
 	reasonOwn:      "it carries our own address: is $local_ip the same on two nodes, or do frames loop in the network?",
 	reasonStale:    "it is a goodbye from before this process was paused",
+	reasonOver:     "it is CARP, which ended here when the other node was upgraded: a replay, or version 2.0 runs there again",
+	reasonInUDP:    "it is CARP in UDP, which this program does not speak: upgrade both nodes in one sitting",
+	reasonVRRP:     "it is VRRPv3, and $protocol is \"carp\" here: set the same on both nodes",
 	"unsigned":     "it is not signed: that router has no $password, or does not sign; nobody takes the address without the password",
 	"bad-signature": "its signature does not fit: is $password the same on both nodes, and are $local_ip, $remote_ip and $cluster_id " +
 		"mirrored exactly? Otherwise somebody forges",
 	"replay":           "its sequence was used before: a replay, or the sender lost its state and its clock is behind",
 	"too-many-senders": "more than four routers sign with this password",
 	"vrrpv2":           "it is VRRP version 2: set version 3 on that router",
-	"carp":             "it is CARP, as ucarp speaks it: upgrade both nodes together",
+	"carp":             "it is CARP, as ucarp speaks it: upgrade that node, or set $protocol \"auto\" here until it is",
+	"carp-bad-digest":  "its CARP digest does not fit: is $password the same on both nodes, and $cluster_ip? Otherwise somebody forges",
+	"carp-repeated":    "it is the exact repetition of an earlier one: a replay, or frames loop in the network",
 	"bad-checksum":     "its checksum is wrong: a faulty switch or network card, or a foreign program",
 	"bad-interval":     "its advertisement interval is 0",
 }
@@ -115,4 +120,7 @@ const (
 	reasonStranger = "not-the-peer"
 	reasonOwn      = "own-address"
 	reasonStale    = "stale-goodbye"
+	reasonOver     = "carp-over"
+	reasonVRRP     = "vrrpv3"
+	reasonInUDP    = "carp-in-udp"
 )

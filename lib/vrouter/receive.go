@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vrrp"
@@ -20,24 +22,41 @@ type Peer struct {
 	Heard    time.Duration // boot clock; 0 is never
 	Priority uint8
 	Interval time.Duration
+	CARP     bool // which knows no priority
 	Verified bool
 	Next     bool // with $password_next
 }
 
 // receive is the ladder that a packet climbs before the election sees it:
 // cheap refusals first, the signature, and only then what moves the mark.
-func (r *Router) receive(p transport.Packet) {
-	if p.Src == r.cfg.Election.Local {
+func (r *Router) receive(l *leg, p transport.Packet) {
+	if p.Src == l.source {
 		// Not verified on purpose: our own adverts, sent back by a loop, are validly signed.
-		r.drop(p.Src, reasonOwn)
+		if l.source.Is6() {
+			r.copy(p.Src)
+		} else { // those of a copy do not come here, see Copied
+			r.drop(p.Src, reasonOwn)
+		}
 		return
 	}
 	if r.cfg.Kind == transport.Multicast && p.TTL != multicastTTL {
 		r.drop(p.Src, reasonTTL)
 		return
 	}
-	if r.cfg.Kind != transport.Multicast && p.Src != r.cfg.Election.Peer {
+	if r.cfg.Kind != transport.Multicast && p.Src != l.Peer {
 		r.drop(p.Src, reasonStranger)
+		return
+	}
+	switch hears := r.machine.Hears(); {
+	case hears != election.VRRP && carp.Looks(p.Payload):
+		r.receiveCARP(p)
+		return
+	case r.carpOver() && carp.Looks(p.Payload):
+		r.uncalledFor(p.Src)
+		return
+	case hears == election.CARP && len(p.Payload) > 0 && p.Payload[0]>>4 == 3:
+		r.drop(p.Src, reasonVRRP)
+		r.unverifiable(r.named(l, p.Src), reasonVRRP)
 		return
 	}
 	trailer, _, err := r.heard.Unmarshal(p.Payload, p.Src, p.Dst)
@@ -47,44 +66,73 @@ func (r *Router) receive(p transport.Packet) {
 	if err != nil {
 		r.drop(p.Src, vrrp.Reason(err))
 		if errors.Is(err, vrrp.ErrVersion) {
-			r.unverifiable(p.Src, vrrp.Reason(err))
+			r.unverifiable(r.named(l, p.Src), vrrp.Reason(err))
 		}
 		return
 	}
+	from := r.sender(l, p.Src)
+	var seq auth.Sequence
 	if r.signed() {
 		message := p.Payload[:len(p.Payload)-len(trailer)]
-		if err := r.verify(message, trailer, p.Src); err != nil {
+		if seq, err = r.verify(l, message, trailer, p.Src); err != nil {
 			r.drop(p.Src, auth.Reason(err))
 			if !errors.Is(err, auth.ErrReplay) {
-				r.unverifiable(p.Src, auth.Reason(err))
+				r.unverifiable(from, auth.Reason(err))
 			}
 			return
 		}
+		from = r.named(l, r.signer(l, from))
 	}
 	if stale := r.now - p.Arrived; r.heard.Priority == 0 && stale > r.machine.MasterInterval() {
 		// Said before this process was paused: whoever was invited took over long ago.
 		r.drop(p.Src, reasonStale)
 		return
 	}
-	r.accept(p.Src, trailer != nil)
+	r.accept(l, p.Src, from, seq, trailer != nil)
+}
+
+// named is the address by which the election knows a sender: the peer has one
+// name in both families.
+func (r *Router) named(l *leg, src netip.Addr) netip.Addr {
+	if src == l.Peer {
+		return r.cfg.Election.Peer
+	}
+	return src
+}
+
+// sender is named for a sender whose advert was read. One that comes from a
+// link-local address, as over IPv6 most do, does not tell whose it is. Whoever
+// advertises $cluster_ip is taken for the peer, then: without a signature any
+// host of the network could as well send from the peer's address.
+func (r *Router) sender(l *leg, src netip.Addr) netip.Addr {
+	if l.fromLinkLocal && src.IsLinkLocalUnicast() && slices.Contains(r.heard.Addrs, l.ClusterIP) {
+		return r.cfg.Election.Peer
+	}
+	return r.named(l, src)
+}
+
+// rank tells who wins a tie, as election.Event has it. Both ends must find the
+// same in whichever family they hear each other first, so a pair with two goes
+// by the configured addresses of the first.
+func (r *Router) rank(l *leg, src, from netip.Addr) int {
+	if from == r.cfg.Election.Peer && (len(r.legs) > 1 || !l.fromLinkLocal) || l == r.legs[0] && !l.fromLinkLocal {
+		return 0
+	}
+	return src.Compare(l.source)
 }
 
 // unverifiable tells the election that a router is there which it must not obey.
-func (r *Router) unverifiable(src netip.Addr, reason string) {
+func (r *Router) unverifiable(from netip.Addr, reason string) {
 	r.strange = reason
-	r.handle(election.Event{Kind: election.Unverifiable, From: src})
+	r.handle(election.Event{Kind: election.Unverifiable, From: from})
 }
 
 // verify tries the password in force and the next one, and moves the sender's
 // mark only when everything else fitted.
-func (r *Router) verify(message, trailer []byte, src netip.Addr) error {
+func (r *Router) verify(l *leg, message, trailer []byte, src netip.Addr) (seq auth.Sequence, err error) {
 	if trailer == nil {
-		return auth.ErrUnsigned
+		return 0, auth.ErrUnsigned
 	}
-	var (
-		seq auth.Sequence
-		err error
-	)
 	for i, key := range r.keys {
 		if seq, err = key.Verify(message, trailer, src); !errors.Is(err, auth.ErrMAC) {
 			r.nextKey = i > 0
@@ -92,20 +140,33 @@ func (r *Router) verify(message, trailer []byte, src netip.Addr) error {
 		}
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if err := r.marks.Check(src, seq); err != nil {
-		r.behind(src, seq)
-		return err
+	sender := r.signer(l, src)
+	if err := r.marks.Check(sender, seq); err != nil {
+		if src == l.Peer || l.fromLinkLocal {
+			r.behind(src, seq)
+		}
+		return 0, err
 	}
-	r.marks.Move(src, seq)
-	return nil
+	r.marks.Move(sender, seq)
+	return seq, nil
+}
+
+// signer is the address by which the mark of whoever signed an advert is kept. A
+// link-local address may be another one after each boot, and nobody but the peer
+// has a key that was made of its address and ours.
+func (r *Router) signer(l *leg, src netip.Addr) netip.Addr {
+	if l.fromLinkLocal && !r.cfg.AnyonesKey {
+		return l.Peer
+	}
+	return src
 }
 
 // behind shouts when the peer itself, and not a replay of one packet, stays
 // below its mark: its sequence grows, and nothing newer is heard from it.
 func (r *Router) behind(src netip.Addr, seq auth.Sequence) {
-	if src != r.cfg.Election.Peer || !seq.After(r.behindSeq) {
+	if !seq.After(r.behindSeq) {
 		return
 	}
 	if r.behindSince == 0 {
@@ -118,27 +179,52 @@ func (r *Router) behind(src netip.Addr, seq auth.Sequence) {
 	}
 }
 
-// accept hands a valid advert to the election and notes what it says of its sender.
-func (r *Router) accept(src netip.Addr, signed bool) {
-	for _, reason := range r.drops.mended(r.now, src) {
-		r.log.Info(fmt.Sprintf("advertisements from %s are accepted again (were refused: %s)", src, reason))
-	}
-	if src == r.cfg.Election.Peer && !signed {
+// accept hands a valid advert of VRRPv3 to the election and notes what it says of its sender.
+func (r *Router) accept(l *leg, src, from netip.Addr, seq auth.Sequence, signed bool) {
+	r.mended(src)
+	isPeer := from == r.cfg.Election.Peer
+	if isPeer && !signed {
 		r.troubles.Clear("unsigned")
 	}
 	if signed && !r.signed() {
 		r.troubles.Set("unsigned", fmt.Sprintf("%s signs its advertisements and $password is empty here; obeyed, "+
 			"but it does not obey us: set the same $password on both nodes", src))
 	}
-	switch same := len(r.heard.Addrs) == 1 && r.heard.Addrs[0] == r.cfg.ClusterIP; {
-	case src != r.cfg.Election.Peer:
+	switch same := len(r.heard.Addrs) == 1 && r.heard.Addrs[0] == l.ClusterIP; {
+	case !isPeer:
 	case !same:
-		r.troubles.Set("addresses", fmt.Sprintf("%s advertises %s and our $cluster_ip is %s; obeyed, "+
-			"but set the same $cluster_ip on both nodes", src, addressList(r.heard.Addrs), r.cfg.ClusterIP))
+		remedy := "set the same $cluster_ip on both nodes"
+		if !r.signed() {
+			remedy = "a keepalived drops ours for that: list $cluster_ip alone under virtual_ipaddress there, and others under virtual_ipaddress_excluded"
+		}
+		r.troubles.Set(l.addresses, fmt.Sprintf("%s advertises %s and our $cluster_ip is %s; obeyed, but %s",
+			src, addressList(r.heard.Addrs), l.ClusterIP, remedy))
 	default:
-		r.troubles.Clear("addresses")
+		r.troubles.Clear(l.addresses)
 	}
-	if src == r.cfg.Election.Peer {
+	if isPeer {
+		r.heardIn(l)
+		if r.signed() && len(r.legs) > 1 {
+			if seq == r.heardSeq {
+				return // it came in the other family before
+			}
+			r.heardSeq = seq
+		}
+	}
+	r.heardFrom(Peer{Addr: src, Heard: r.now, Priority: r.heard.Priority, Interval: r.heard.Interval, Verified: r.signed(), Next: r.nextKey},
+		election.Event{Kind: election.Advert, From: from, Priority: r.heard.Priority, Interval: r.heard.Interval, Rank: r.rank(l, src, from)})
+}
+
+// mended says that a sender is accepted again.
+func (r *Router) mended(src netip.Addr) {
+	for _, reason := range r.drops.mended(r.now, src) {
+		r.log.Info(fmt.Sprintf("advertisements from %s are accepted again (were refused: %s)", src, reason))
+	}
+}
+
+// heardFrom hands an advert to the election, and notes it if it is the peer's.
+func (r *Router) heardFrom(peer Peer, ev election.Event) {
+	if ev.From == r.cfg.Election.Peer {
 		r.recv++
 		r.behindSince = 0
 		r.troubles.Clear("behind")
@@ -146,10 +232,37 @@ func (r *Router) accept(src netip.Addr, signed bool) {
 		if r.now-r.peer.Heard > r.machine.DownInterval() {
 			defer r.publish() // The replicator waits for the peer's return.
 		}
-		r.peer = Peer{Addr: src, Heard: r.now, Priority: r.heard.Priority, Interval: r.heard.Interval, Verified: r.signed(), Next: r.nextKey}
+		r.peer = peer
 	}
-	r.handle(election.Event{Kind: election.Advert, From: src, Priority: r.heard.Priority, Interval: r.heard.Interval})
+	r.handle(ev)
 	r.keep()
+}
+
+// heardIn notes that the peer was heard in one family, and says it if it is not
+// in the other one: the election needs no more than one, but something is wrong,
+// and the day may come on which the other one fails too.
+func (r *Router) heardIn(l *leg) {
+	if len(r.legs) == 1 {
+		return
+	}
+	down := r.machine.DownInterval()
+	if r.now-l.heard > down {
+		l.began = r.now
+	}
+	l.heard = r.now
+	other := r.legs[0]
+	if l == other {
+		other = r.legs[1]
+	}
+	switch {
+	case r.now-other.heard <= down:
+		r.troubles.Clear(l.deaf)
+		r.troubles.Clear(other.deaf)
+	case r.now-l.began > down:
+		r.troubles.Set(other.deaf, fmt.Sprintf("the peer is heard over %s, but not over %s; the election goes on, "+
+			"but see whether the network between the nodes passes %s, and whether both have the same families in $local_ip, $remote_ip and $cluster_ip",
+			l.name, other.name, other.name))
+	}
 }
 
 const addressesShown = 4

@@ -32,10 +32,12 @@ func (r Record) Resumes(identity, bootID string, now time.Duration) bool {
 }
 
 // Lasting is what must survive a reboot: the sequence below which this node
-// never signs again, and what it has seen of others.
+// never signs again, what it has seen of others, and which dialect the peer speaks.
 type Lasting struct {
 	Floor auth.Sequence                `json:"floor"`
 	Marks map[netip.Addr]auth.Sequence `json:"marks"`
+	// Bridge stays as it is while the dialect is not both.
+	Bridge Bridge `json:"bridge,omitzero"`
 }
 
 // BootID identifies this boot of the machine.

@@ -6,6 +6,11 @@
 // timers. When a deadline and packets are both there, the packets that arrived
 // before the deadline come first, so that a process that was paused does not
 // take a live master for dead.
+//
+// Where a pair has addresses of both families there are two virtual routers on
+// the wire (RFC 9568 section 1.5) and one election. Each advert goes out once in
+// each family, what is heard in either counts, and what keeps one from being
+// sent takes the node out of both: so the addresses cannot part.
 package vrouter
 
 import (
@@ -14,9 +19,11 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/link"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
@@ -30,21 +37,48 @@ type Config struct {
 	Interface  string
 	VRID       uint8
 	ClusterIP  netip.Addr
+	Second     Family // of a pair with both families: IPv6, and what Election and ClusterIP say is IPv4
 	Kind       transport.Kind
 	IgnoreLink bool       // $link_loss is "ignore"
 	Hesitant   bool       // never in a cluster, and $cluster_ip is not among its virtual interfaces: a start hesitates
 	Keys       []auth.Key // the password's, then the next password's; none: unsigned
+	CARPKeys   []carp.Key // likewise, where the election's dialect is not VRRP, and the family IPv4 alone
+	AnyonesKey bool       // the password is a key, which says nothing of the nodes that have it
 	Started    time.Time  // wall clock at the start, the base of the sequence
 }
 
 // Identity names the virtual router on this node: a record of another one is of
 // no use to it.
 func (c Config) Identity() string {
-	return fmt.Sprintf("%s vrid %d %s %s %s", c.Interface, c.VRID, c.Election.Local, c.Election.Peer, c.ClusterIP)
+	s := fmt.Sprintf("%s vrid %d", c.Interface, c.VRID)
+	for _, f := range c.Families() {
+		s += fmt.Sprintf(" %s %s %s", f.Local, f.Peer, f.ClusterIP)
+	}
+	return s
+}
+
+// Family is what the virtual router is in one address family.
+type Family struct{ Local, Peer, ClusterIP netip.Addr }
+
+// Families are one or two.
+func (c Config) Families() []Family {
+	list := []Family{{c.Election.Local, c.Election.Peer, c.ClusterIP}}
+	if c.Second != (Family{}) {
+		list = append(list, c.Second)
+	}
+	return list
+}
+
+// FromLinkLocal tells whether adverts of the family come from link-local
+// addresses that the configuration does not name: RFC 9568 section 5.1.2.1 has
+// them come from one over IPv6.
+func (c Config) FromLinkLocal(f Family) bool {
+	return c.Kind == transport.Multicast && f.Local.Is6() && !f.Local.IsLinkLocalUnicast()
 }
 
 // Conn is an open transport; see transport.Conn.
 type Conn interface {
+	Source() netip.Addr
 	Destination() netip.Addr
 	Ready() <-chan struct{}
 	Woken()
@@ -94,6 +128,7 @@ type Report struct {
 	Peer      Peer
 	Interval  time.Duration
 	Down      time.Duration
+	Speaks    election.Dialect
 	Drops     map[string]uint64
 	Sent      uint64
 	Received  uint64
@@ -114,7 +149,7 @@ const (
 type Router struct {
 	cfg      Config
 	host     Host
-	open     func(link.State) (Conn, error)
+	open     func(link.State, Family) (Conn, error)
 	clock    func() time.Duration
 	log      *slog.Logger
 	troubles *trouble.List
@@ -129,12 +164,11 @@ type Router struct {
 	deadline time.Duration
 	now      time.Duration // of the event that is handled
 
-	conn    Conn
+	legs    []*leg // all have a Conn or none has, but in a fault
 	state   link.State
 	fault   string // why the link cannot carry the election
 	started bool   // the machine was
 	owed    int    // goodbyes that wait for the guard
-	more    bool   // the last look at the socket ended before its end
 
 	began    time.Duration
 	bootID   string
@@ -143,11 +177,12 @@ type Router struct {
 	used     auth.Sequence
 	nextKey  bool // the last verified advert was signed with $password_next
 	marks    auth.Marks
+	carped   carp.Memory
+	bridge   Bridge
 	record   Record // of the process before us, until the start
 
 	heard      vrrp.Advertisement
-	own        vrrp.Advertisement
-	frame      []byte
+	heardSeq   auth.Sequence // of the last advert of the peer that the election was told of
 	peer       Peer
 	drops      drops
 	sent, recv uint64
@@ -166,6 +201,32 @@ type Router struct {
 	behindSeq    auth.Sequence
 }
 
+// leg is what the router has of one family.
+type leg struct {
+	Family
+	fromLinkLocal bool
+	conn          Conn
+	source        netip.Addr // of our adverts
+	own           vrrp.Advertisement
+	frame         []byte
+	more          bool          // the last look at the socket ended before its end
+	heard         time.Duration // when the peer was heard last
+	began         time.Duration // since when it is heard without a gap
+	name          string
+
+	receiving, addresses, deaf string // keys of troubles
+}
+
+func newLeg(cfg Config, f Family) *leg {
+	l := &leg{Family: f, fromLinkLocal: cfg.FromLinkLocal(f), source: f.Local, name: "IPv4",
+		own: vrrp.Advertisement{VRID: cfg.VRID, Interval: cfg.Election.Interval, Addrs: []netip.Addr{f.ClusterIP}}}
+	if f.ClusterIP.Is6() {
+		l.name = "IPv6"
+	}
+	l.receiving, l.addresses, l.deaf = "receive "+l.name, "addresses "+l.name, "deaf "+l.name
+	return l
+}
+
 // How often what changes with each advert is written out.
 const (
 	publishEvery  = 10 * time.Second
@@ -177,17 +238,19 @@ const (
 	watchdogParts = 2
 )
 
-// New prepares a virtual router. open makes a transport for an interface that
-// can carry it; clock is the boot clock; record and lasting are what the process
+// New prepares a virtual router. open makes a transport for one family on an
+// interface that can carry it; clock is the boot clock; record and lasting are what the process
 // before left behind.
-func New(cfg Config, host Host, open func(link.State) (Conn, error), clock func() time.Duration,
+func New(cfg Config, host Host, open func(link.State, Family) (Conn, error), clock func() time.Duration,
 	log *slog.Logger, troubles *trouble.List, record Record, lasting Lasting) *Router {
 	r := &Router{
 		cfg: cfg, host: host, open: open, clock: clock, log: log, troubles: troubles,
 		commands: make(chan Command, 8), posted: make(chan func(), 64), links: make(chan link.State, 8), stopped: make(chan struct{}),
-		machine: election.New(cfg.Election), deadline: election.Never,
+		machine: election.New(cfg.remembered(lasting.Bridge)), deadline: election.Never, bridge: lasting.Bridge,
 		began: clock(), bootID: BootID(), keys: cfg.Keys, record: record, drops: newDrops(),
-		own: vrrp.Advertisement{VRID: cfg.VRID, Interval: cfg.Election.Interval, Addrs: []netip.Addr{cfg.ClusterIP}},
+	}
+	for _, f := range cfg.Families() {
+		r.legs = append(r.legs, newLeg(cfg, f))
 	}
 	floor := lasting.Floor
 	if record.Sequence != 0 && (floor == 0 || record.BootID == r.bootID || record.Sequence.After(floor)) {
@@ -221,12 +284,12 @@ func (r *Router) Link(s link.State) {
 }
 
 // Copied tells the router that somebody advertises from its own address.
-func (r *Router) Copied() {
-	r.post(func() {
-		r.copied = r.now
-		r.drop(r.cfg.Election.Local, reasonOwn)
-		r.troubles.Show("copy", fmt.Sprintf("another node advertises from our address %s: %s", r.cfg.Election.Local, remedies[reasonOwn]))
-	})
+func (r *Router) Copied() { r.post(func() { r.copy(r.cfg.Election.Local) }) }
+
+func (r *Router) copy(own netip.Addr) {
+	r.copied = r.now
+	r.drop(own, reasonOwn)
+	r.troubles.Show("copy", fmt.Sprintf("another node advertises from our address %s: %s", own, remedies[reasonOwn]))
 }
 
 func (r *Router) post(f func()) {
@@ -248,31 +311,38 @@ func (r *Router) Run(ctx context.Context, alive func(), aliveEvery time.Duration
 		defer t.Stop()
 		beat = t.C
 	}
-	defer func() {
-		if r.conn != nil {
-			r.conn.Close()
-		}
-	}()
+	defer r.closeLegs()
 	always := make(chan struct{})
 	close(always)
 	for {
-		var ready, more <-chan struct{}
-		if r.conn != nil {
-			ready = r.conn.Ready()
-		}
-		if r.more {
-			more = always
+		var ready [2]<-chan struct{}
+		var more <-chan struct{}
+		for i, l := range r.legs {
+			if l.conn != nil {
+				ready[i] = l.conn.Ready()
+			}
+			if l.more {
+				more = always
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return false
-		case <-ready:
+		case <-ready[0]:
 			r.now = r.clock()
-			r.conn.Woken()
-			r.drain()
+			r.legs[0].conn.Woken()
+			r.drain(r.legs[0])
+		case <-ready[1]:
+			r.now = r.clock()
+			r.legs[1].conn.Woken()
+			r.drain(r.legs[1])
 		case <-more:
 			r.now = r.clock()
-			r.drain()
+			for _, l := range r.legs {
+				if l.more {
+					r.drain(l)
+				}
+			}
 		case <-r.timer.C:
 		case s := <-r.links:
 			r.now = r.clock()
@@ -327,7 +397,11 @@ func (r *Router) command(c Command) {
 		}
 		r.handle(election.Event{Kind: election.Stop})
 		// The last goodbye may wait for a guard that never comes up.
-		time.AfterFunc(election.HandOverLimit, func() { r.post(func() { r.owed = 0 }) })
+		limit := election.HandOverLimit
+		if r.machine.Speaks() != election.VRRP {
+			limit += election.LeaveLimit
+		}
+		time.AfterFunc(limit, func() { r.post(func() { r.owed = 0 }) })
 	case Tell:
 		rep := r.report()
 		r.log.Info(fmt.Sprintf("%s on %s vrid %d since %s: %s", rep.State, r.cfg.Interface, r.cfg.VRID,
@@ -343,49 +417,51 @@ func total(m map[string]uint64) (n uint64) {
 	return n
 }
 
-// drain hands the election what waits in the socket, up to a bound.
-func (r *Router) drain() {
-	r.more = false
+// drain hands the election what waits in a socket, up to a bound.
+func (r *Router) drain(l *leg) {
+	l.more = false
 	for range packetsAWake {
-		if !r.receiveOne(nil) {
+		if !r.receiveOne(l, nil) {
 			return
 		}
 	}
-	r.more = true
+	l.more = true
 }
 
 // receiveOne handles one packet that waits, if there is one, and tells when it
 // arrived.
-func (r *Router) receiveOne(arrived *time.Duration) bool {
-	if r.conn == nil {
+func (r *Router) receiveOne(l *leg, arrived *time.Duration) bool {
+	if l.conn == nil {
 		return false
 	}
-	p, ok, err := r.conn.Receive()
+	p, ok, err := l.conn.Receive()
 	if err != nil {
-		r.troubles.Set("receive", fmt.Sprintf("receiving on %s fails: %v; still trying", r.cfg.Interface, err))
+		r.troubles.Set(l.receiving, fmt.Sprintf("receiving on %s fails: %v; still trying", r.cfg.Interface, err))
 		return false
 	}
 	if !ok {
 		return false
 	}
-	r.troubles.Clear("receive")
+	r.troubles.Clear(l.receiving)
 	if arrived != nil {
 		*arrived = p.Arrived
 	}
-	r.receive(p)
+	r.receive(l, p)
 	return true
 }
 
 // tick lets the election's deadline happen if it is over, but not before what
 // arrived earlier was heard.
 func (r *Router) tick() {
-	for range packetsAWake {
-		if r.now = r.clock(); r.now < r.deadline {
-			break
-		}
-		var arrived time.Duration
-		if !r.receiveOne(&arrived) || arrived > r.deadline {
-			break
+	for _, l := range r.legs {
+		for range packetsAWake {
+			if r.now = r.clock(); r.now < r.deadline {
+				break
+			}
+			var arrived time.Duration
+			if !r.receiveOne(l, &arrived) || arrived > r.deadline {
+				break
+			}
 		}
 	}
 	if r.now = r.clock(); r.now >= r.deadline {
@@ -398,31 +474,72 @@ func (r *Router) tick() {
 	r.timer.Reset(max(0, r.deadline-r.clock()))
 }
 
+// isOpen tells whether there are sockets.
+func (r *Router) isOpen() bool {
+	return slices.ContainsFunc(r.legs, func(l *leg) bool { return l.conn != nil })
+}
+
+func (r *Router) openLegs(s link.State) error {
+	for _, l := range r.legs {
+		conn, err := r.open(s, l.Family)
+		if err != nil {
+			r.closeLegs()
+			return err
+		}
+		l.conn, l.source = conn, conn.Source()
+	}
+	return nil
+}
+
+func (r *Router) closeLegs() {
+	for _, l := range r.legs {
+		l.close()
+	}
+}
+
+func (l *leg) close() {
+	if l.conn != nil {
+		l.conn.Close()
+	}
+	l.conn, l.more = nil, false
+}
+
+// closeLost closes what a fault has taken. A family that is left can still say
+// goodbye for both.
+func (r *Router) closeLost(s link.State) {
+	for i, l := range r.legs {
+		lost := !s.Up || !s.Carrier || s.Index != r.state.Index || i >= len(s.Local) || !s.Local[i].Has()
+		if lost || l.fromLinkLocal && (s.LinkLocal == nil || !s.LinkLocal.Has() || !s.SameLinkLocal(r.state)) {
+			l.close()
+		}
+	}
+}
+
 // linkIs acts on a state of the interface: sockets first, then the election.
 func (r *Router) linkIs(s link.State) {
 	before, inFault := r.fault, r.machine.State() == election.Fault
 	words, carrierOnly := s.Fault()
 	usable := words == "" || carrierOnly && r.cfg.IgnoreLink
 	r.host.Link(s)
-	if r.conn != nil && (!usable || s.Index != r.state.Index || before != "") {
+	if r.isOpen() && (!usable || s.Index != r.state.Index || before != "" || !s.SameLinkLocal(r.state)) {
 		// Sockets of an interface that was deleted are deaf for ever, and one
 		// bound to an address that went and came back is not worth trusting.
 		if !usable && r.started {
 			r.fault = words
 			r.handle(election.Event{Kind: election.LinkLost})
 		}
-		r.conn.Close()
-		r.conn, r.more = nil, false
+		if usable {
+			r.closeLegs()
+		} else {
+			r.closeLost(s)
+		}
 	}
 	r.state, r.fault = s, words
-	if usable && r.conn == nil {
-		conn, err := r.open(s)
-		if err != nil {
+	if usable && !r.isOpen() {
+		if err := r.openLegs(s); err != nil {
 			r.fault = err.Error()
 			usable = false
 			time.AfterFunc(reopenAfter, func() { r.post(func() { r.retryLink(s) }) })
-		} else {
-			r.conn = conn
 		}
 	}
 	switch {
@@ -452,7 +569,7 @@ func (r *Router) linkIs(s link.State) {
 const outOfElection = "out of the election: "
 
 func (r *Router) retryLink(s link.State) {
-	if r.conn == nil && r.state.Index == s.Index {
+	if !r.isOpen() && r.state.Index == s.Index {
 		r.linkIs(r.state)
 	}
 }
@@ -537,6 +654,9 @@ func (r *Router) enter(e election.Effect) {
 	r.log.Info(fmt.Sprintf("%s on %s vrid %d: %s", e.State, r.cfg.Interface, r.cfg.VRID, r.why(e)))
 	if e.State == election.Master {
 		r.troubles.Clear("held")
+		for _, l := range r.legs {
+			r.troubles.Clear(l.deaf) // who is backup is silent
+		}
 	}
 	r.host.Enter(e.State)
 	r.publish()
@@ -552,35 +672,65 @@ func (r *Router) goodbye() {
 	}
 }
 
+// send sends an advert in each family. A signed one has the same sequence in
+// both: the receiver knows by it that it has heard this one already.
 func (r *Router) send(priority uint8) {
-	if r.conn == nil {
+	if !r.isOpen() {
 		return
 	}
-	r.own.Priority = priority
-	form := vrrp.PseudoHeader
-	if r.cfg.Kind == transport.UDP {
-		form = vrrp.MessageOnly // addresses are not ours to predict behind a cloud's network
-	}
-	frame, err := r.own.Append(r.frame[:0], r.cfg.Election.Local, r.conn.Destination(), form)
-	if err != nil {
-		r.troubles.Set("send", fmt.Sprintf("cannot make an advertisement: %v", err))
-		return
-	}
-	if r.signed() {
+	dialect := r.machine.Speaks()
+	if r.signed() && dialect != election.CARP {
 		r.used = r.sequence.Next(r.now - r.began)
-		frame = r.keys[0].Append(frame, auth.KeyID, r.cfg.Election.Local, r.used)
 	}
-	r.frame = frame
-	err = r.conn.Send(frame)
-	r.troubles.Check("send", fmt.Sprintf("sending on %s fails; still trying: ", r.cfg.Interface), err)
-	if err == nil {
+	var failed error
+	for _, l := range r.legs {
+		if l.conn == nil {
+			continue // see closeLost
+		}
+		if err := r.sendIn(l, dialect, priority); err != nil {
+			failed = err
+			continue
+		}
 		r.sent++
 	}
+	r.troubles.Check("send", fmt.Sprintf("sending on %s fails; still trying: ", r.cfg.Interface), failed)
 	r.lastSent = r.now
 	r.keep()
 	if r.now-r.saved >= floorEvery {
 		r.save()
 	}
+}
+
+// sendIn sends it in one. VRRPv3 goes first: who understands both takes CARP for
+// over then.
+func (r *Router) sendIn(l *leg, dialect election.Dialect, priority uint8) error {
+	if dialect != election.CARP {
+		if err := r.sendVRRP(l, priority); err != nil {
+			return err
+		}
+	}
+	if dialect == election.VRRP {
+		return nil
+	}
+	l.frame = r.appendCARP(l.frame[:0], priority)
+	return l.conn.Send(l.frame)
+}
+
+func (r *Router) sendVRRP(l *leg, priority uint8) error {
+	l.own.Priority = priority
+	form := vrrp.PseudoHeader
+	if r.cfg.Kind == transport.UDP {
+		form = vrrp.MessageOnly // addresses are not ours to predict behind a cloud's network
+	}
+	frame, err := l.own.Append(l.frame[:0], l.source, l.conn.Destination(), form)
+	if err != nil {
+		return fmt.Errorf("cannot make an advertisement: %w", err)
+	}
+	if r.signed() {
+		frame = r.keys[0].Append(frame, auth.KeyID, l.source, r.used)
+	}
+	l.frame = frame
+	return l.conn.Send(frame)
 }
 
 func (r *Router) signed() bool { return len(r.keys) > 0 }
@@ -609,7 +759,7 @@ func (r *Router) keep() {
 
 func (r *Router) save() {
 	r.saved = r.now
-	r.host.Save(Lasting{Floor: r.sequence.Floor(r.now-r.began, auth.MaxLead), Marks: maps.Collect(r.marks.All())})
+	r.host.Save(Lasting{Floor: r.sequence.Floor(r.now-r.began, auth.MaxLead), Marks: maps.Collect(r.marks.All()), Bridge: r.bridge})
 }
 
 func (r *Router) publish() {
@@ -621,7 +771,7 @@ func (r *Router) report() Report {
 	return Report{
 		State: r.machine.State(), Leaving: r.machine.Leaving(), Listening: r.machine.Listening(),
 		Since: r.since, SinceBoot: r.sinceBoot, Reason: r.reason, Peer: r.peer,
-		Interval: r.machine.MasterInterval(), Down: r.machine.DownInterval(),
+		Interval: r.machine.MasterInterval(), Down: r.machine.DownInterval(), Speaks: r.machine.Speaks(),
 		Drops: maps.Clone(r.drops.total), Sent: r.sent, Received: r.recv, Now: r.now,
 	}
 }

@@ -47,6 +47,7 @@ type queued struct {
 type station struct {
 	*wire
 	addr     netip.Addr
+	six      *station // the Conn of the second family, and nothing else
 	queue    []queued
 	ready    chan struct{}
 	router   *Router
@@ -80,7 +81,7 @@ func (w *wire) deliver(sender *station, src netip.Addr, payload []byte) {
 		w.tapped = w.tapped[500:]
 	}
 	for _, m := range w.members {
-		if m == sender || w.lose != nil && w.lose(src, m.addr) {
+		if m == sender || m.addr.Is4() != src.Is4() || w.lose != nil && w.lose(src, m.addr) {
 			continue
 		}
 		b := bytes.Clone(payload)
@@ -100,11 +101,40 @@ func (s *station) enqueue(src netip.Addr, payload []byte) {
 	}
 }
 
-func (s *station) Destination() netip.Addr { return transport.Group }
-func (s *station) Ready() <-chan struct{}  { return s.ready }
-func (s *station) Woken()                  {}
-func (s *station) Close() error            { return nil }
-func (s *station) Send(b []byte) error     { s.deliver(s, s.addr, b); return nil }
+func (s *station) Source() netip.Addr { return s.addr }
+func (s *station) Destination() netip.Addr {
+	if s.addr.Is6() {
+		return transport.Group6
+	}
+	return transport.Group
+}
+func (s *station) Ready() <-chan struct{} { return s.ready }
+func (s *station) Woken()                 {}
+func (s *station) Close() error           { return nil }
+func (s *station) Send(b []byte) error {
+	if s.addr.Is6() {
+		b = kernelSum(bytes.Clone(b), s.addr, s.Destination())
+	}
+	s.deliver(s, s.addr, b)
+	return nil
+}
+
+// kernelSum writes the checksum of IPv6 as Linux does, over everything.
+func kernelSum(b []byte, src, dst netip.Addr) []byte {
+	b[6], b[7] = 0, 0
+	sum := uint32(len(b) + 112)
+	for _, words := range [][]byte{src.AsSlice(), dst.AsSlice(), b} {
+		for ; len(words) > 1; words = words[2:] {
+			sum += uint32(words[0])<<8 | uint32(words[1])
+		}
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	b[6], b[7] = byte(^sum>>8), byte(^sum)
+	return b
+}
+
 func (s *station) Receive() (transport.Packet, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,7 +143,7 @@ func (s *station) Receive() (transport.Packet, bool, error) {
 	}
 	q := s.queue[0]
 	s.queue = s.queue[1:]
-	return transport.Packet{Src: q.src, Dst: transport.Group, TTL: 255, Payload: q.payload, Arrived: q.at}, true, nil
+	return transport.Packet{Src: q.src, Dst: s.Destination(), TTL: 255, Payload: q.payload, Arrived: q.at}, true, nil
 }
 
 func (s *station) note(what string) { s.did = append(s.did, what) }
@@ -152,13 +182,17 @@ type setup struct {
 	interval   time.Duration
 	preempt    bool
 	passwords  []string
+	dialect    election.Dialect
 	record     Record
 	lasting    Lasting
 	wall       time.Time
 	hesitant   bool
+
+	addr6, peer6 string // of IPv6, alone or besides
+	linkLocal    string // from which adverts come then
 }
 
-var usable = link.State{Name: "eth0", Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true, Has: true}
+var usable = link.State{Name: "eth0", Index: 2, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true}
 
 func (w *wire) join(o setup) *station {
 	if o.priority == 0 {
@@ -170,21 +204,43 @@ func (w *wire) join(o setup) *station {
 	if o.wall.IsZero() {
 		o.wall = time.Now()
 	}
-	s := &station{wire: w, addr: netip.MustParseAddr(o.addr), ready: make(chan struct{}, 1), log: &bytes.Buffer{}}
+	s := &station{wire: w, ready: make(chan struct{}, 1), log: &bytes.Buffer{}}
 	cfg := Config{
 		Election: election.Config{Priority: o.priority, Interval: o.interval, DeadRatio: 3, Preempt: o.preempt,
-			Local: s.addr, Peer: netip.MustParseAddr(o.peer), Signed: len(o.passwords) > 0},
-		Interface: "eth0", VRID: 1, ClusterIP: netip.MustParseAddr("192.0.2.100"), Started: o.wall,
-		Hesitant: o.hesitant,
+			Signed: len(o.passwords) > 0, Dialect: o.dialect},
+		Interface: "eth0", VRID: 1, Started: o.wall, Hesitant: o.hesitant,
+	}
+	if o.addr != "" {
+		s.addr = netip.MustParseAddr(o.addr)
+		cfg.Election.Local, cfg.Election.Peer, cfg.ClusterIP = s.addr, netip.MustParseAddr(o.peer), netip.MustParseAddr(clusterIP)
+	}
+	conns := map[bool]*station{true: s} // by whether it is IPv4
+	if o.addr6 != "" {
+		six := Family{netip.MustParseAddr(o.addr6), netip.MustParseAddr(o.peer6), netip.MustParseAddr("2001:db8::100")}
+		if o.addr == "" {
+			cfg.Election.Local, cfg.Election.Peer, cfg.ClusterIP = six.Local, six.Peer, six.ClusterIP
+			conns[false] = s
+		} else {
+			cfg.Second = six
+			s.six = &station{wire: w, ready: make(chan struct{}, 1)}
+			conns[false] = s.six
+		}
+		conns[false].addr = netip.MustParseAddr(o.linkLocal)
 	}
 	for _, p := range o.passwords {
 		cfg.Keys = append(cfg.Keys, secret(p))
+		if o.dialect != election.VRRP {
+			cfg.CARPKeys = append(cfg.CARPKeys, carpKey(p))
+		}
 	}
 	logger := slog.New(slog.NewTextHandler(s.log, nil))
 	s.troubles = trouble.New(logger)
-	s.router = New(cfg, s, func(link.State) (Conn, error) { return s, nil }, w.now, logger, s.troubles, o.record, o.lasting)
+	s.router = New(cfg, s, func(_ link.State, f Family) (Conn, error) { return conns[f.Local.Is4()], nil }, w.now, logger, s.troubles, o.record, o.lasting)
 	w.mu.Lock()
 	w.members = append(w.members, s)
+	if s.six != nil {
+		w.members = append(w.members, s.six)
+	}
 	w.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
@@ -197,7 +253,7 @@ func (w *wire) join(o setup) *station {
 func (s *station) kill() {
 	s.cancel()
 	s.mu.Lock()
-	s.members = slices.DeleteFunc(s.members, func(o *station) bool { return o == s })
+	s.members = slices.DeleteFunc(s.members, func(o *station) bool { return o == s || o == s.six })
 	s.mu.Unlock()
 	synctest.Wait()
 }
@@ -656,10 +712,10 @@ func TestLinkFaults(t *testing.T) {
 		two := w.join(setup{addr: b, peer: a, passwords: signed})
 		w.after(5 * time.Second)
 		for name, broken := range map[string]link.State{
-			"has no carrier":        {Name: "eth0", Index: 2, Up: true, Has: true},
+			"has no carrier":        {Name: "eth0", Index: 2, Up: true},
 			"is down":               {Name: "eth0", Index: 2},
 			"no interface eth0":     {Name: "eth0"},
-			"is not on eth0, which": {Name: "eth0", Index: 2, Up: true, Carrier: true, Local: two.addr, Others: []netip.Addr{one.addr}},
+			"is not on eth0, which": {Name: "eth0", Index: 2, Up: true, Carrier: true, Local: []link.Local{{Addr: two.addr, Others: []netip.Addr{one.addr}}}},
 		} {
 			master, other := one, two
 			if two.master {

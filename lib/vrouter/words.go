@@ -22,10 +22,19 @@ func (r *Router) why(e election.Effect) string {
 	case election.Invited:
 		return fmt.Sprintf("%s hands over", e.From)
 	case election.MasterLeft:
+		if r.peer.CARP {
+			return fmt.Sprintf("%s advertises so seldom that it counts as dead", e.From)
+		}
 		return fmt.Sprintf("%s left", e.From)
 	case election.Preempted:
+		if r.peer.CARP {
+			return fmt.Sprintf("%s has a lower rank in CARP, and $preempt is on", e.From)
+		}
 		return fmt.Sprintf("%s has a lower priority than our %d, and $preempt is on", e.From, r.cfg.Election.Priority)
 	case election.HigherPriority:
+		if r.peer.CARP {
+			return fmt.Sprintf("%s has a higher rank in CARP", e.From)
+		}
 		return fmt.Sprintf("%s has a higher priority", e.From)
 	case election.HigherAddress:
 		return fmt.Sprintf("%s has the same priority and the higher address", e.From)
@@ -39,6 +48,8 @@ func (r *Router) why(e election.Effect) string {
 		return "the link is back" + hesitation(e)
 	case election.Stopping:
 		return "the service stops"
+	case election.LowerOctets:
+		return fmt.Sprintf("%s has the same rank in CARP, and wins the tie by its last octet", e.From)
 	case election.AddressOwner:
 		return "priority 255 owns the address"
 	}
@@ -76,7 +87,25 @@ func (r *Router) note(e election.Effect) {
 		}
 	case election.CarrierGone:
 		r.log.Warn(r.fault + "; ignored, because $link_loss is \"ignore\"")
+	case election.UcarpHeard:
+		r.log.Info(fmt.Sprintf("%s is ucarp: speaking CARP beside VRRPv3 until it is upgraded", e.From))
+		r.bridge = Bridge{Peer: r.cfg.peerName(), Ucarp: true}
+		r.save()
+	case election.BridgeEnded:
+		const over = "CARP is neither spoken nor heard any more, for good; now change the password: CARP let others test guesses"
+		if e.From.IsValid() {
+			r.log.Warn(fmt.Sprintf("%s speaks VRRPv3: %s", e.From, over))
+		} else {
+			r.log.Warn(fmt.Sprintf("%s answers over ssh as an upgraded node: %s", r.cfg.Election.Peer, over))
+		}
+		r.bridge = Bridge{Peer: r.cfg.peerName(), Ended: true}
+		r.save()
 	case election.IntervalSeen:
+		if e.Dialect == election.CARP && r.saidInterval != e.Interval {
+			r.saidInterval = e.Interval
+			r.log.Warn(fmt.Sprintf("%s advertises every %s (CARP) and our $advert_interval is %s: set the same on both nodes, because CARP does not follow it",
+				e.From, e.Interval, r.cfg.Election.Interval))
+		}
 		if r.saidInterval != e.Interval {
 			r.saidInterval = e.Interval
 			r.log.Warn(fmt.Sprintf("%s advertises every %s and our $advert_interval is %s; following it, but set the same on both nodes",

@@ -18,7 +18,7 @@ var (
 	ErrInterval = errors.New("vrrp: want an advertisement interval of 10ms to 40.95s in steps of 10ms")
 
 	// ErrFamily is Append's alone.
-	ErrFamily = errors.New("vrrp: want an IPv4 address")
+	ErrFamily = errors.New("vrrp: want addresses of one family")
 
 	// ErrVRRPv2 and ErrCARP wrap ErrVersion: two neighbours that share IP
 	// protocol 112, and that an admin can do something about.

@@ -19,6 +19,14 @@ var (
 	group = netip.MustParseAddr("224.0.0.18")
 )
 
+// signed6 is keepalived's own vector: over IPv6 the checksum covers the trailer.
+var signed6 = golden{
+	packet: "31 33 c8 01 0064 a2e9 fe800000000000000000000000000100",
+	src:    netip.MustParseAddr("fe80::10"), dst: netip.MustParseAddr("fe80::20"), form: PseudoHeader,
+	trailer: "01010000 6800000080000000 c8c56146ebfd66ee10ec4d8186461b78",
+	adv:     Advertisement{VRID: 51, Priority: 200, Interval: time.Second, Addrs: addrs("fe80::100")},
+}
+
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
@@ -72,6 +80,16 @@ var goldens = []golden{
 		src:    netip.MustParseAddr("10.77.0.2"), dst: group, form: PseudoHeader,
 		adv: Advertisement{VRID: 51, Priority: 100, Interval: time.Second, Addrs: addrs("10.77.0.100", "10.77.0.101")},
 	}, {
+		name:   "IPv6, keepalived 2.2.7",
+		packet: "31 2a c8 02 000a 9bef fe800000000000000000000000000042 20010db8000000000000000000000100",
+		src:    netip.MustParseAddr("fe80::ccb1:9bff:fe77:d805"), dst: netip.MustParseAddr("ff02::12"), form: PseudoHeader,
+		adv: Advertisement{VRID: 42, Priority: 200, Interval: 100 * time.Millisecond, Addrs: addrs("fe80::42", "2001:db8::100")},
+	}, {
+		name:   "IPv6 in UDP",
+		packet: "31 2a 64 01 0064 3bb7 20010db8000000000000000000000100",
+		src:    netip.MustParseAddr("2001:db8::1"), dst: netip.MustParseAddr("2001:db8::2"), form: MessageOnly,
+		adv: Advertisement{VRID: 42, Priority: 100, Interval: time.Second, Addrs: addrs("2001:db8::100")},
+	}, {
 		name:   "every field at its maximum",
 		packet: "31 ff ff 01 0fff beff ffffffff",
 		src:    src, dst: group, form: MessageOnly,
@@ -108,6 +126,27 @@ func TestGoldenPackets(t *testing.T) {
 				t.Errorf("wrote %x, want %x", got, want)
 			}
 		})
+	}
+}
+
+func TestChecksumOfIPv6CoversTheTrailer(t *testing.T) {
+	msg, trailer := unhex(t, signed6.packet), unhex(t, signed6.trailer)
+	var adv Advertisement
+	rest, form, err := adv.Unmarshal(slices.Concat(msg, trailer), signed6.src, signed6.dst)
+	if err != nil || form != PseudoHeader || !bytes.Equal(rest, trailer) || !reflect.DeepEqual(adv, signed6.adv) {
+		t.Errorf("read %+v, %v, trailer %x, %v", adv, form, rest, err)
+	}
+	if _, _, err := adv.Unmarshal(msg, signed6.src, signed6.dst); err != ErrChecksum {
+		t.Errorf("without its trailer: %v, want %v", err, ErrChecksum)
+	}
+	trailer[20] ^= 1
+	if _, _, err := adv.Unmarshal(slices.Concat(msg, trailer), signed6.src, signed6.dst); err != ErrChecksum {
+		t.Errorf("with a flipped bit in the trailer: %v, want %v", err, ErrChecksum)
+	}
+	// The kernel corrects the checksum when it sends; everything else is ours.
+	got, err := signed6.adv.Append(nil, signed6.src, signed6.dst, PseudoHeader)
+	if copy(got[6:8], msg[6:8]); err != nil || !bytes.Equal(got, msg) {
+		t.Errorf("wrote %x, %v, want %x", got, err, msg)
 	}
 }
 
@@ -180,7 +219,7 @@ func setChecksum(msg []byte, form Checksum) {
 	msg[6], msg[7] = 0, 0
 	acc := sum(msg)
 	if form == PseudoHeader {
-		acc += pseudoHeaderSum(src, group, len(msg))
+		acc += pseudoHeaderSum4(src, group, len(msg))
 	}
 	binary.BigEndian.PutUint16(msg[6:], ^fold(acc))
 }
@@ -329,7 +368,9 @@ func TestAppendRefuses(t *testing.T) {
 		{"5 ms", func(a *Advertisement) { a.Interval = 5 * time.Millisecond }, src, group, ErrInterval, "5ms"},
 		{"15 ms", func(a *Advertisement) { a.Interval = 15 * time.Millisecond }, src, group, ErrInterval, "15ms"},
 		{"40.96 s", func(a *Advertisement) { a.Interval = 40960 * time.Millisecond }, src, group, ErrInterval, "40.96s"},
-		{"IPv6 address", func(a *Advertisement) { a.Addrs = []netip.Addr{v6} }, src, group, ErrFamily, "fe80::1"},
+		{"IPv6 address from IPv4", func(a *Advertisement) { a.Addrs = []netip.Addr{v6} }, src, group, ErrFamily, "10.0.1.5"},
+		{"both families", func(a *Advertisement) { a.Addrs = append(slices.Clone(a.Addrs), v6) }, src, group, ErrFamily, "fe80::1"},
+		{"both families, IPv6 first", func(a *Advertisement) { a.Addrs = []netip.Addr{v6, src} }, v6, v6, ErrFamily, "10.0.1.5"},
 		{"no address at all", func(a *Advertisement) { a.Addrs = make([]netip.Addr, 1) }, src, group, ErrFamily, "invalid"},
 		{"IPv6 source", func(*Advertisement) {}, v6, group, ErrFamily, "fe80::1"},
 		{"no destination", func(*Advertisement) {}, src, netip.Addr{}, ErrFamily, "invalid"},
@@ -371,12 +412,21 @@ func TestMostAddresses(t *testing.T) {
 
 func TestNothingIsAllocated(t *testing.T) {
 	payload := append(unhex(t, goldens[4].packet), make([]byte, trailerLen)...)
+	payload6 := append(unhex(t, signed6.packet), unhex(t, signed6.trailer)...)
 	carp := unhex(t, "212a00070001a30b8c12381cb39f886493986f9244f55695756c6594ef05e4c37b1d72f1")
 	var adv Advertisement
 	buf := make([]byte, 0, 64)
 	for name, f := range map[string]func() error{
 		"Unmarshal": func() error { _, _, err := adv.Unmarshal(payload, goldens[4].src, group); return err },
 		"Append":    func() error { _, err := goldens[4].adv.Append(buf, src, group, PseudoHeader); return err },
+		"Unmarshal of IPv6": func() error {
+			_, _, err := adv.Unmarshal(payload6, signed6.src, signed6.dst)
+			return err
+		},
+		"Append of IPv6": func() error {
+			_, err := signed6.adv.Append(buf, signed6.src, signed6.dst, PseudoHeader)
+			return err
+		},
 		"a refusal": func() error {
 			if _, _, err := adv.Unmarshal(carp, src, group); Reason(err) != "carp" {
 				return fmt.Errorf("%v, want %v", err, ErrCARP)
@@ -394,18 +444,17 @@ func TestNothingIsAllocated(t *testing.T) {
 }
 
 func FuzzUnmarshal(f *testing.F) {
-	ip := func(a netip.Addr) uint32 { b := a.As4(); return binary.BigEndian.Uint32(b[:]) }
-	for _, g := range goldens {
-		f.Add(append(unhex(f, g.packet), unhex(f, g.trailer)...), ip(g.src), ip(g.dst))
+	for _, g := range append(slices.Clone(goldens), signed6) {
+		f.Add(append(unhex(f, g.packet), unhex(f, g.trailer)...), g.src.AsSlice(), g.dst.AsSlice())
 	}
 	// 7 addresses that are not there; reserved bits; a checksum of minus zero.
-	f.Add(unhex(f, "212a00070001a30b8c12381cb39f886493986f9244f55695756c6594ef05e4c37b1d72f1"), ip(src), ip(group))
-	f.Add(unhex(f, "312a6401f064700b0a000064"), ip(src), ip(group))
-	f.Add(unhex(f, minusZero), ip(src), ip(group))
+	f.Add(unhex(f, "212a00070001a30b8c12381cb39f886493986f9244f55695756c6594ef05e4c37b1d72f1"), src.AsSlice(), group.AsSlice())
+	f.Add(unhex(f, "312a6401f064700b0a000064"), src.AsSlice(), group.AsSlice())
+	f.Add(unhex(f, minusZero), src.AsSlice(), group.AsSlice())
 
-	f.Fuzz(func(t *testing.T, payload []byte, s, d uint32) {
-		addr := func(v uint32) netip.Addr { return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, v))) }
-		src, dst := addr(s), addr(d)
+	f.Fuzz(func(t *testing.T, payload, s, d []byte) {
+		src, _ := netip.AddrFromSlice(s)
+		dst, _ := netip.AddrFromSlice(d)
 		var adv Advertisement
 		trailer, form, err := adv.Unmarshal(payload, src, dst)
 		if err != nil {
@@ -421,6 +470,14 @@ func FuzzUnmarshal(f *testing.F) {
 		got, err := adv.Append(nil, src, dst, form)
 		if err != nil {
 			t.Fatalf("parsed %+v does not marshal: %v", adv, err)
+		}
+		if isIPv6(src) && form == PseudoHeader && len(trailer) > 0 {
+			if msg[4]&0xf0 != 0 {
+				return
+			}
+			copy(got[6:8], msg[6:8]) // the kernel's
+			got = append(got, trailer...)
+			msg = payload
 		}
 		// Reserved bits are not kept, and of the two zeros of one's complement
 		// only one is written.

@@ -94,7 +94,7 @@ $hook_timeout=;
 this is no line
 `
 	errors := []string{
-		`skudonet-cluster.conf:3: $remote_ip: `, `skudonet-cluster.conf:5: $cluster_id: "300": want 1 to 255`, `skudonet-cluster.conf:6: $cluster_ip: "here": want an IPv4 address`,
+		`skudonet-cluster.conf:3: $remote_ip: `, `skudonet-cluster.conf:5: $cluster_id: "300": want 1 to 255`, `skudonet-cluster.conf:6: $cluster_ip: "here": want an IPv4 or IPv6 address, or one of each`,
 		`skudonet-cluster.conf:7: $advert_interval: "0": want 0.01 to 40.95 seconds`, `skudonet-cluster.conf:8: $hook_timeout: `, `skudonet-cluster.conf:9: `,
 	}
 	p.check(p.LB1.WriteFile(lab.ConfigPath, wrong, 0o600))

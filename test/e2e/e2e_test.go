@@ -7,6 +7,7 @@ package e2e
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path"
 	"strings"
@@ -43,6 +44,7 @@ type keys = map[string]string
 type pair struct {
 	*lab.Lab
 	t     *testing.T
+	vip   netip.Addr // the $cluster_ip that is watched and probed
 	watch *lab.Watch
 
 	mu      sync.Mutex
@@ -63,7 +65,12 @@ func newPair(t *testing.T, changes ...keys) *pair {
 // newPairAlone is newPair for a test that runs beside no other, because it needs the machine.
 func newPairAlone(t *testing.T, changes ...keys) *pair {
 	t.Helper()
-	p := pairOf(t, changes...)
+	return pairOf(t, changes...).withPlainHooks()
+}
+
+// withPlainHooks gives the nodes hooks that only note that they were called.
+func (p *pair) withPlainHooks() *pair {
+	p.t.Helper()
 	for _, n := range p.Nodes() {
 		for _, event := range []string{"start", "stop", "advertisement"} {
 			p.hook(n, event, fmt.Sprintf(callHook, event))
@@ -81,12 +88,21 @@ func newPairWithHooks(t *testing.T, changes ...keys) *pair {
 
 func pairOf(t *testing.T, changes ...keys) *pair {
 	t.Helper()
+	return pairIn(t, lab.IPv4, changes...)
+}
+
+func pairIn(t *testing.T, families lab.Families, changes ...keys) *pair {
+	t.Helper()
 	all := keys{"advert_interval": "0.2"}
 	for _, c := range changes {
 		maps.Copy(all, c)
 	}
-	l := lab.Test(t, lab.Options{Config: all})
-	return &pair{Lab: l, t: t, watch: l.Watch(lab.ClusterIP), conf: map[*lab.Node]keys{}, daemons: map[*lab.Node]*lab.Daemon{}}
+	l := lab.Test(t, lab.Options{Config: all, Families: families})
+	vip := lab.ClusterIP
+	if families == lab.IPv6 {
+		vip = lab.ClusterIP6
+	}
+	return &pair{Lab: l, t: t, vip: vip, watch: l.Watch(vip), conf: map[*lab.Node]keys{}, daemons: map[*lab.Node]*lab.Daemon{}}
 }
 
 // startPair makes a pair, starts lb1 and then lb2, and returns when lb1 is master
@@ -411,7 +427,12 @@ func (p *pair) down(n *lab.Node) time.Duration {
 
 func (p *pair) probe() *lab.Probe {
 	p.t.Helper()
-	probe, err := p.Client.ProbeAddress(lab.ClusterIP)
+	return p.probeOf(p.vip)
+}
+
+func (p *pair) probeOf(addr netip.Addr) *lab.Probe {
+	p.t.Helper()
+	probe, err := p.Client.ProbeAddress(addr)
 	p.check(err)
 	p.eventually("answers from the address", func() (bool, string) { return probe.Answering(), p.roles() })
 	return probe

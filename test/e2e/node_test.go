@@ -33,7 +33,7 @@ func twoLinks(t *testing.T, changes keys) *pair {
 	t.Helper()
 	t.Parallel()
 	l := lab.Test(t, lab.Options{Links: 2, Config: changes})
-	return &pair{Lab: l, t: t, watch: l.Watch(lab.ClusterIP), conf: map[*lab.Node]keys{}, daemons: map[*lab.Node]*lab.Daemon{}}
+	return &pair{Lab: l, t: t, vip: lab.ClusterIP, watch: l.Watch(lab.ClusterIP), conf: map[*lab.Node]keys{}, daemons: map[*lab.Node]*lab.Daemon{}}
 }
 
 // speak is a Perl program that announces addresses from a packet socket, as request and as reply: speak LINK ADDRESS...
@@ -405,7 +405,7 @@ func TestAddresses(t *testing.T) {
 			"eth0:empty":       "",
 			"eth0:other":       "[eth0:web]\naddr=192.168.77.160\nmask=255.255.255.0\nstatus=up\n",
 			"eth0:words":       "[eth0:words]\naddr=here\nstatus=up\n",
-			"eth0:six":         "[eth0:six]\naddr=2001:db8::1\nstatus=up\n",
+			"eth0:six":         "[eth0:six]\naddr=fe80::1%eth0\nstatus=up\n",
 			"eth0:none":        "[eth0:none]\nstatus=up\n",
 			"eth0:much":        strings.Repeat("x", 1<<20),
 			"eth0:bytes":       "\x00\xff\xfe[=\n",

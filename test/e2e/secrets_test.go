@@ -2,16 +2,20 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/test/lab"
 )
@@ -271,4 +275,26 @@ func TestPrompt(t *testing.T) {
 	both("master", "")
 	p.stop(p.LB1)
 	both("", "")
+}
+
+// A key that stands in the configuration as it is signs as keepalived's auth_hmac does with the same one.
+func TestKeyAsItIs(t *testing.T) {
+	secret := bytes.Repeat([]byte{0x5a, 0x01}, 20)
+	p := newPair(t, keys{"password": "hex:" + hex.EncodeToString(secret)})
+	key, err := auth.NewKey(secret)
+	p.check(err)
+	wire := p.capture(lab.VRRP)
+	p.startBoth()
+	p.signal(p.LB1, unix.SIGUSR2)
+	p.waitMaster(p.LB2)
+	p.logged(p.LB2, "192.168.77.11 hands over") // at once, because it was verified
+	p.awaitAdverts(wire, p.LB2, 2)
+	for _, a := range adverts(wire, p.LB2, time.Time{}) {
+		if _, err := key.Verify(a.message[:len(a.message)-len(a.trailer)], a.trailer, a.ip.Source); err != nil {
+			t.Fatalf("%x: %v", a.message, err)
+		}
+	}
+	if _, err := os.Stat(p.LB1.Root(path.Join(runDir, "password.key"))); !os.IsNotExist(err) {
+		t.Errorf("a file with a key that needs no deriving: %v", err)
+	}
 }

@@ -28,7 +28,7 @@ var group = netip.MustParseAddr("224.0.0.18")
 // advert is an advertisement on the wire.
 type advert struct {
 	lab.Packet
-	ip      lab.IPv4Packet
+	ip      lab.IPPacket
 	message []byte // with its trailer
 	trailer []byte
 	vrrp.Advertisement
@@ -37,7 +37,9 @@ type advert struct {
 // readAdvert reads a packet of any transport.
 func readAdvert(p lab.Packet) (a advert, ok bool) {
 	if a.ip, ok = p.IPv4(); !ok {
-		return a, false
+		if a.ip, ok = p.IPv6(); !ok {
+			return a, false
+		}
 	}
 	a.Packet, a.message = p, a.ip.Payload
 	switch {

@@ -28,6 +28,7 @@ const (
 	ICMP
 	UDP
 	TCP
+	NDP // ICMPv6 of any type
 	All
 )
 
@@ -146,12 +147,12 @@ func networkOrder(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(b[:])
 }
 
-// protocols of IPv4 by kind.
-var protocols = map[Kind]uint32{VRRP: 112, ICMP: unix.IPPROTO_ICMP, UDP: unix.IPPROTO_UDP, TCP: unix.IPPROTO_TCP}
+// protocols by kind.
+var protocols = map[Kind]uint32{VRRP: 112, ICMP: unix.IPPROTO_ICMP, UDP: unix.IPPROTO_UDP, TCP: unix.IPPROTO_TCP, NDP: unix.IPPROTO_ICMPV6}
 
 // assemble makes the kernel's filter, so that a probe's thousands of frames do not have to be looked at here.
 func assemble(direction Direction, kinds Kind) ([]unix.SockFilter, error) {
-	const etherType, ipProtocol = 12, 14 + 9
+	const etherType, ipProtocol, nextHeader = 12, 14 + 9, 14 + 6
 	outgoing := bpf.JumpTest(bpf.JumpEqual)
 	if direction == Sent {
 		outgoing = bpf.JumpNotEqual // The machines' sending is the switch's receiving.
@@ -173,9 +174,12 @@ func assemble(direction Direction, kinds Kind) ([]unix.SockFilter, error) {
 		program = append(program, equal(unix.ETH_P_ARP)...)
 	}
 	program = append(program,
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IP, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IP, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IPV6, SkipTrue: 3},
 		refuse,
-		bpf.LoadAbsolute{Off: ipProtocol, Size: 1})
+		bpf.LoadAbsolute{Off: ipProtocol, Size: 1},
+		bpf.Jump{Skip: 1},
+		bpf.LoadAbsolute{Off: nextHeader, Size: 1})
 	for kind, protocol := range protocols {
 		if kinds&kind != 0 {
 			program = append(program, equal(protocol)...)
@@ -265,26 +269,79 @@ func (p Packet) ARP() (ARPMessage, bool) {
 	}, true
 }
 
-// IPv4Packet is the part of an IPv4 packet that tests ask about.
-type IPv4Packet struct {
+// IPPacket is the part of a packet that tests ask about.
+type IPPacket struct {
 	Source, Destination netip.Addr
 	TTL, Protocol       byte
 	Payload             []byte
 }
 
 // IPv4 reads the packet as one.
-func (p Packet) IPv4() (IPv4Packet, bool) {
+func (p Packet) IPv4() (IPPacket, bool) {
 	f := p.Frame
 	if len(f) < 34 || binary.BigEndian.Uint16(f[12:]) != unix.ETH_P_IP || f[14]>>4 != 4 {
-		return IPv4Packet{}, false
+		return IPPacket{}, false
 	}
 	ip := f[14:]
 	header, total := int(ip[0]&0xf)*4, int(binary.BigEndian.Uint16(ip[2:]))
 	if header < 20 || total < header || len(ip) < total {
-		return IPv4Packet{}, false
+		return IPPacket{}, false
 	}
-	return IPv4Packet{
+	return IPPacket{
 		Source: netip.AddrFrom4([4]byte(ip[12:16])), Destination: netip.AddrFrom4([4]byte(ip[16:20])),
 		TTL: ip[8], Protocol: ip[9], Payload: ip[header:total],
 	}, true
+}
+
+// IPv6 reads the packet as one of IPv6 without extension headers.
+func (p Packet) IPv6() (IPPacket, bool) {
+	f := p.Frame
+	if len(f) < 54 || binary.BigEndian.Uint16(f[12:]) != unix.ETH_P_IPV6 || f[14]>>4 != 6 {
+		return IPPacket{}, false
+	}
+	ip := f[14:]
+	length := int(binary.BigEndian.Uint16(ip[4:]))
+	if len(ip) < 40+length {
+		return IPPacket{}, false
+	}
+	return IPPacket{
+		Source: netip.AddrFrom16([16]byte(ip[8:24])), Destination: netip.AddrFrom16([16]byte(ip[24:40])),
+		TTL: ip[7], Protocol: ip[6], Payload: ip[40 : 40+length],
+	}, true
+}
+
+// Neighbour is a neighbour message (RFC 4861 §4) with the addresses of its frame.
+type Neighbour struct {
+	From, To net.HardwareAddr // of the frame
+	Type     byte             // 133 router solicitation, 135 solicitation, 136 advertisement
+	Flags    byte             // of an advertisement: 0x80 router, 0x40 solicited, 0x20 override
+	Source   netip.Addr       // of the packet
+	Target   netip.Addr
+	MAC      net.HardwareAddr // in the option, if there is one
+}
+
+// Neighbour reads the packet as one.
+func (p Packet) Neighbour() (Neighbour, bool) {
+	ip, ok := p.IPv6()
+	if !ok || ip.Protocol != unix.IPPROTO_ICMPV6 || len(ip.Payload) < 8 || ip.Payload[0] < 133 || ip.Payload[0] > 137 {
+		return Neighbour{}, false
+	}
+	n := Neighbour{From: p.Frame[6:12], To: p.Frame[:6], Type: ip.Payload[0], Flags: ip.Payload[4], Source: ip.Source}
+	options := ip.Payload[8:]
+	if n.Type == 135 || n.Type == 136 {
+		if len(options) < 16 {
+			return Neighbour{}, false
+		}
+		n.Target = netip.AddrFrom16([16]byte(options))
+		options = options[16:]
+	}
+	if len(options) >= 8 && (options[0] == 1 || options[0] == 2) {
+		n.MAC = options[2:8]
+	}
+	return n, true
+}
+
+// Speaks tells whether the message says where its addresses are: that of a target only an advertisement does.
+func (n Neighbour) Speaks(addr netip.Addr) bool {
+	return n.Source == addr || n.Type == 136 && n.Target == addr
 }

@@ -77,11 +77,19 @@ func (n *Node) furnish() error {
 	}
 	for link := range n.lab.options.Links {
 		name := fmt.Sprintf("eth%d", link)
-		if err := n.WriteInterface(name, n.Addr(link), true); err != nil {
+		addr := n.Addr(link)
+		if n.lab.options.Families == IPv6 {
+			addr = n.Addr6(link)
+		}
+		if err := n.WriteInterface(name, addr, true); err != nil {
 			return err
 		}
 	}
-	if err := n.WriteInterface("eth0:1", ClusterIP, true); err != nil {
+	cluster := ClusterIP
+	if n.lab.options.Families == IPv6 {
+		cluster = ClusterIP6
+	}
+	if err := n.WriteInterface("eth0:1", cluster, true); err != nil {
 		return err
 	}
 	if err := n.installHooks(root); err != nil {
@@ -129,9 +137,24 @@ func (n *Node) WriteInterface(name string, addr netip.Addr, up bool) error {
 	if up {
 		status = "up"
 	}
-	text := fmt.Sprintf("[%s]\naddr=%s\ndhcp=false\ngateway=\nmac=\nmask=255.255.255.0\nname=%s\nstatus=%s\n",
-		name, addr, name, status)
+	mask := "255.255.255.0"
+	if addr.Is6() {
+		mask = "64"
+	}
+	text := fmt.Sprintf("[%s]\naddr=%s\ndhcp=false\ngateway=\nmac=\nmask=%s\nname=%s\nstatus=%s\n",
+		name, addr, mask, name, status)
 	return n.WriteFile(fmt.Sprintf("%s/if_%s_conf", TreePath, name), text, 0o644)
+}
+
+// addresses is what stands in the configuration for a pair of addresses.
+func (l *Lab) addresses(v4, v6 netip.Addr) string {
+	switch l.options.Families {
+	case IPv6:
+		return v6.String()
+	case Both:
+		return v4.String() + ", " + v6.String()
+	}
+	return v4.String()
 }
 
 // Omit as a value for [Node.Configure] leaves the key out.
@@ -146,11 +169,11 @@ func (n *Node) Configure(changes map[string]string) error {
 	}
 	plain := [][3]string{
 		{"interface", "eth0", "the interface that has local_ip, and sees remote_ip"},
-		{"local_ip", n.Addr(0).String(), "this node"},
-		{"remote_ip", peer.Addr(0).String(), "the other node"},
+		{"local_ip", n.lab.addresses(n.Addr(0), n.Addr6(0)), "this node"},
+		{"remote_ip", n.lab.addresses(peer.Addr(0), peer.Addr6(0)), "the other node"},
 		{"password", Password, "of the cluster's protocol"},
 		{"cluster_id", "1", "one number per cluster and network"},
-		{"cluster_ip", ClusterIP.String(), "the address that moves"},
+		{"cluster_ip", n.lab.addresses(ClusterIP, ClusterIP6), "the address that moves"},
 		{"exclude", "--exclude if_eth0_conf", "not replicated"},
 	}
 	values := maps.Clone(n.lab.options.Config)

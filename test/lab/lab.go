@@ -16,8 +16,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ClusterIP is the $cluster_ip of the lab.
-var ClusterIP = netip.MustParseAddr("192.168.77.100")
+// ClusterIP is the $cluster_ip of the lab, ClusterIP6 that of one with IPv6.
+var (
+	ClusterIP  = netip.MustParseAddr("192.168.77.100")
+	ClusterIP6 = netip.MustParseAddr("fd77::100")
+)
+
+// Families are the address families of a cluster.
+type Families uint8
+
+// Families. The machines have addresses of IPv4 in any case.
+const (
+	IPv4 Families = iota
+	IPv6
+	Both
+)
 
 const (
 	// ServicePort is the TCP port at which every machine answers with its name, at any of its addresses.
@@ -46,6 +59,8 @@ type Options struct {
 	HooksDir string
 	// Links is the number of networks, 1 (the default) or 2.
 	Links int
+	// Families are those of $local_ip, $remote_ip and $cluster_ip. Machines with IPv6 look for no duplicates.
+	Families Families
 	// Config has keys and values for skudonet-cluster.conf of both nodes, as for [Node.Configure].
 	Config map[string]string
 	// Keep lets Close leave everything running, with instructions how to get in written to Out.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -63,6 +64,9 @@ func (l *Lab) layBridges() error {
 		if err := setAddr(bridgeName(link), l.Switch.Addr(link)); err != nil {
 			return err
 		}
+		if err := l.setAddr6(bridgeName(link), l.Switch.Addr6(link)); err != nil {
+			return err
+		}
 	}
 	return addBridge(quarantine, nil)
 }
@@ -99,10 +103,33 @@ func setAddr(name string, addr netip.Addr) error {
 		return err
 	}
 	ipNet := net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(24, 32)}
+	if addr.Is6() {
+		ipNet.Mask = net.CIDRMask(64, 128)
+	}
 	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: &ipNet}); err != nil {
 		return fmt.Errorf("%s: add %s: %w", name, addr, err)
 	}
 	return nil
+}
+
+// setAddr6 gives an interface its address of IPv6, in a lab that has that. Without a search for duplicates, which takes
+// a second or two, it can be used at once.
+func (l *Lab) setAddr6(name string, addr netip.Addr) error {
+	if l.options.Families == IPv4 {
+		return nil
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_dad", []byte("0"), 0); err != nil {
+		return err
+	}
+	// A link-local address that was made before is tentative still.
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkSetDown(link)
+	}
+	if err != nil {
+		return err
+	}
+	return setAddr(name, addr)
 }
 
 // plug gives the machine its interface for a link, a cable and a port on the switch.
@@ -132,6 +159,9 @@ func (n *Node) plug(b *boot, link int) error {
 	}
 	err = b.within(netNamespace, func() error {
 		if err := raise("lo"); err != nil {
+			return err
+		}
+		if err := n.lab.setAddr6(interfaceName(link), n.Addr6(link)); err != nil {
 			return err
 		}
 		if err := setAddr(interfaceName(link), n.Addr(link)); err != nil {

@@ -45,6 +45,11 @@ func (n *Node) Addr(link int) netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 168, byte(77 + 100*link), n.host})
 }
 
+// Addr6 is the machine's own address of IPv6 on the network link, in a lab with [Options.Families].
+func (n *Node) Addr6(link int) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x77, 7: byte(link), 15: n.host})
+}
+
 // PID is the host's number of the machine's first process, 0 without power.
 func (n *Node) PID() int {
 	n.mu.RLock()

@@ -270,20 +270,26 @@ func (n *Node) ProbeAddress(addr netip.Addr) (*Probe, error) {
 	p := newProbe()
 	var fd int
 	err := n.within(netNamespace, func() (err error) {
-		fd, err = echoSocket()
+		fd, err = echoSocket(addr.Is6())
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("probe of %s: %w", addr, err)
 	}
-	to := &unix.SockaddrInet4{Addr: addr.As4()}
+	var to unix.Sockaddr
+	request, isReply := echoRequest6, isEchoReply6
+	if addr.Is6() {
+		to = &unix.SockaddrInet6{Addr: addr.As16()}
+	} else {
+		to, request, isReply = &unix.SockaddrInet4{Addr: addr.As4()}, echoRequest, isEchoReply
+	}
 	id := uint16(rand.Uint32())
 	sequence := uint16(0)
 	packet, control := make([]byte, 1500), make([]byte, 128)
 	ask := func() error {
 		sequence++
 		// While the neighbour is unknown this fails in many ways, all of which are silence to a client.
-		unix.Sendto(fd, echoRequest(id, sequence), 0, to)
+		unix.Sendto(fd, request(id, sequence), 0, to)
 		return nil
 	}
 	look := func() error {
@@ -292,7 +298,7 @@ func (n *Node) ProbeAddress(addr netip.Addr) (*Probe, error) {
 			if err != nil {
 				return nil // Nothing more; or the news of a request that found no neighbour.
 			}
-			if isEchoReply(packet[:size], id) {
+			if isReply(packet[:size], id) {
 				p.answered(arrival(control[:used]), "")
 			}
 		}
@@ -308,7 +314,18 @@ func (n *Node) ProbeAddress(addr netip.Addr) (*Probe, error) {
 	return p, nil
 }
 
-func echoSocket() (int, error) {
+func echoSocket(v6 bool) (int, error) {
+	if v6 {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		if err == nil {
+			onlyEchoReply := unix.ICMPv6Filter{Data: [8]uint32{^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(1 << (echoReply6 % 32)), ^uint32(0), ^uint32(0), ^uint32(0)}}
+			err = errors.Join(unix.SetsockoptICMPv6Filter(fd, unix.IPPROTO_ICMPV6, unix.ICMPV6_FILTER, &onlyEchoReply), stamp(fd))
+			if err != nil {
+				unix.Close(fd)
+			}
+		}
+		return fd, err
+	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
 	if err != nil {
 		return -1, err
@@ -336,6 +353,23 @@ func echoRequest(id, sequence uint16) []byte {
 	b = append(b, "skd-lab."...)
 	binary.BigEndian.PutUint16(b[2:], internetChecksum(b))
 	return b
+}
+
+// Types of ICMPv6, RFC 4443 §4.
+const (
+	echo6      = 128
+	echoReply6 = 129
+)
+
+// echoRequest6 goes without a checksum, which is the kernel's to write.
+func echoRequest6(id, sequence uint16) []byte {
+	b := binary.BigEndian.AppendUint16([]byte{echo6, 0, 0, 0}, id)
+	return append(binary.BigEndian.AppendUint16(b, sequence), "skd-lab."...)
+}
+
+// isEchoReply6 looks at a packet without its IPv6 header, which the kernel keeps.
+func isEchoReply6(packet []byte, id uint16) bool {
+	return len(packet) >= 8 && packet[0] == echoReply6 && binary.BigEndian.Uint16(packet[4:]) == id
 }
 
 func isEchoReply(packet []byte, id uint16) bool {

@@ -156,7 +156,7 @@ func (n *Node) writeKey(file string, key crypto.Signer) (ssh.PublicKey, error) {
 }
 
 // ConnectSSH does what an admin does once for the replication: root of each node gets a key pair without a passphrase,
-// which the other node lets in, and knows the other one's host keys at its first address, hashed as Debian's ssh
+// which the other node lets in, and knows the other one's host keys at its first address, or first of IPv6, hashed as Debian's ssh
 // writes them. Then it starts sshd on both.
 func (l *Lab) ConnectSSH() error {
 	for i, n := range l.Nodes() {
@@ -181,9 +181,12 @@ func (l *Lab) ConnectSSH() error {
 		if err != nil {
 			return fmt.Errorf("%s: host keys: %w", peer.Name, err)
 		}
-		known := ""
+		known, address := "", peer.Addr(0)
+		if l.options.Families == IPv6 {
+			address = peer.Addr6(0)
+		}
 		for _, k := range hostKeys {
-			known += knownhosts.HashHostname(peer.Addr(0).String()) + " " + string(ssh.MarshalAuthorizedKey(k))
+			known += knownhosts.HashHostname(address.String()) + " " + string(ssh.MarshalAuthorizedKey(k))
 		}
 		if err := n.WriteFile("/root/.ssh/known_hosts", known, 0o600); err != nil {
 			return err

@@ -118,12 +118,17 @@ func (e *eye) claim(addr netip.Addr) Claim {
 // isLocal asks for the route to addr, which costs the same however many addresses there are.
 func (e *eye) isLocal(addr netip.Addr) bool {
 	var buffer [4096]byte
-	request := binary.NativeEndian.AppendUint32(buffer[:0], unix.SizeofNlMsghdr+unix.SizeofRtMsg+unix.SizeofRtAttr+4)
+	size := addr.BitLen() / 8
+	family := byte(unix.AF_INET)
+	if addr.Is6() {
+		family = unix.AF_INET6
+	}
+	request := binary.NativeEndian.AppendUint32(buffer[:0], uint32(unix.SizeofNlMsghdr+unix.SizeofRtMsg+unix.SizeofRtAttr+size))
 	request = binary.NativeEndian.AppendUint16(request, unix.RTM_GETROUTE)
 	request = binary.NativeEndian.AppendUint16(request, unix.NLM_F_REQUEST)
 	request = append(request, 0, 0, 0, 0, 0, 0, 0, 0)
-	request = append(request, unix.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-	request = binary.NativeEndian.AppendUint16(request, unix.SizeofRtAttr+4)
+	request = append(request, family, byte(addr.BitLen()), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	request = binary.NativeEndian.AppendUint16(request, uint16(unix.SizeofRtAttr+size))
 	request = binary.NativeEndian.AppendUint16(request, unix.RTA_DST)
 	request = append(request, addr.AsSlice()...)
 	if unix.Send(e.routes, request, 0) != nil {

@@ -46,9 +46,10 @@ func TestUpgradeFromVersion2(t *testing.T) {
 				t.Errorf("%d notices of edited files, want that of the start hook:\n%s", n, out)
 			}
 			b.run(lb1, old) // it runs until the admin starts or stops the service
-			if b.read(lb1, conffile) != conf || b.read(lb1, conffile+".2.0") != conf {
-				t.Errorf("the configuration is not what it was:\n%s", b.read(lb1, conffile))
+			if added, rest, _ := strings.Cut(b.read(lb1, conffile), "\n$protocol=\"auto\";\n"); rest != conf || strings.Contains(added, "\n") || b.read(lb1, conffile+".2.0") != conf {
+				t.Errorf("the configuration is not what it was, with the protocol at its top:\n%s", b.read(lb1, conffile))
 			}
+			b.says(out, "$protocol=\"auto\" speaks with its ucarp until it is upgraded")
 			if modes := b.run(lb1, "stat -c %a "+conffile+" "+conffile+".2.0"); modes != "600\n600" {
 				t.Errorf("modes of the configuration and its copy: %q", modes)
 			}
@@ -66,6 +67,66 @@ func TestUpgradeFromVersion2(t *testing.T) {
 			b.run(lb1, "! pidof ucarp && ! pgrep -f skdinotify[.]pl")
 		})
 	}
+}
+
+// A pair of version 2.0, one node after the other, as the manual says, while a client pings. It costs no more than one
+// of 2.0's own failovers.
+func TestLiveUpgradeFromVersion2(t *testing.T) {
+	b := boot(t, "--debian", "ucarp")
+	b.do("ssh-keys")
+	dir := t.TempDir()
+	if out, err := exec.Command("v2/mkv2", dir, "plain").CombinedOutput(); err != nil {
+		t.Fatalf("mkv2: %v\n%s", err, out)
+	}
+	b.virtualInterface(lb1)
+	b.write(lb2, tree+"/if_"+device+"_conf", b.read(lb1, tree+"/if_"+device+"_conf"))
+	for _, node := range nodes {
+		b.give(node, filepath.Join(dir, service+"_2.0_all.deb"), "/root/v2.deb")
+		b.run(node, "dpkg -i /root/v2.deb")
+		b.setUp(node)
+		b.run(node, `sed -i 's/^\$enable_cluster=.*/$enable_cluster="true";/' `+script)
+		b.run(node, "systemctl daemon-reload && systemctl enable "+service+" && systemctl start "+service)
+		if node == lb1 {
+			b.eventually("master on lb1", func() (bool, string) { return b.status(lb1) == "master", b.status(lb1) })
+		}
+	}
+	b.settled(lb1)
+	p, r := b.ping(), b.watch()
+
+	began := time.Now()
+	b.run(lb1, "systemctl stop "+service)
+	b.eventually("master on lb2", func() (bool, string) { return b.status(lb2) == "master", r.story(began) })
+	b.survived(p, "a failover of version 2.0", began, 15*time.Second)
+	ordinary := p.outage(began)
+	b.run(lb1, "systemctl start "+service)
+	b.settled(lb2)
+
+	upgrade := func(node string) {
+		b.run(node, "apt-get -y install "+service+" </dev/null")
+		b.run(node, "skd-vrrpd -n && "+script+" restart")
+	}
+	began = time.Now()
+	upgrade(lb1)
+	b.until(lb1, "ucarp on the peer", "journalctl -t skd-vrrpd | grep 'is ucarp: speaking CARP beside VRRPv3 until it is upgraded'")
+	time.Sleep(5 * time.Second) // longer than any of the two takes to miss the other
+	b.settled(lb2)
+	if got := r.masters(began); len(got) != 1 {
+		t.Errorf("the upgrade of the backup changed the master: %v\n%s", got, r.story(began))
+	}
+	upgrade(lb2)
+	b.settled(lb1)
+	for _, node := range nodes {
+		b.until(node, "the end of CARP", "journalctl -t skd-vrrpd | grep 'now change the password'")
+	}
+	b.survived(p, "the upgrade", began, ordinary)
+	b.inStep(lb1)
+	b.run(lb1, "skd-vrrpd handover")
+	b.settled(lb2)
+	b.survived(p, "the upgrade and a hand-over", began, ordinary)
+	if two := r.twoMasters(began); two > time.Second {
+		t.Errorf("both status files said master for %v", two)
+	}
+	t.Logf("the upgrade:\n%s", r.story(began))
 }
 
 // Ours on a running master: the new program goes on where the old one was.

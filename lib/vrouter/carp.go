@@ -1,0 +1,127 @@
+package vrouter
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
+	"github.com/skudonet/skudonet-ce-cluster/lib/election"
+	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
+)
+
+// Bridge is what a node in both dialects knows of its peer, and must not forget.
+type Bridge struct {
+	Peer  string `json:"peer,omitempty"`  // whom it is about, see peerName
+	Ucarp bool   `json:"ucarp,omitempty"` // it was ucarp when it was heard last
+	Ended bool   `json:"ended,omitempty"` // it is upgraded: CARP is over
+}
+
+// peerName tells one peer of a virtual router from another.
+func (c Config) peerName() string {
+	return fmt.Sprintf("%s vrid %d %s", c.Election.Peer, c.VRID, c.ClusterIP)
+}
+
+// remembered is the configuration with what an earlier process has learned of
+// the peer. It does not count for another peer.
+func (c Config) remembered(b Bridge) election.Config {
+	e := c.Election
+	if e.Dialect == election.Both && b.Peer == c.peerName() {
+		e.Ucarp = b.Ucarp
+		if b.Ended {
+			e.Dialect = election.VRRP
+		}
+	}
+	return e
+}
+
+// PeerUpgraded tells the router that the peer runs a program like this one,
+// although it is silent. It returns at once.
+func (r *Router) PeerUpgraded() {
+	r.post(func() { r.handle(election.Event{Kind: election.PeerUpgraded}) })
+}
+
+// CARPInUDP tells the router that the peer advertises with CARP in UDP, as version
+// 2.0 can be set up to, and as nobody else does. Its form is not known; what it
+// means is that the peer is there.
+func (r *Router) CARPInUDP() {
+	r.post(func() {
+		if r.machine.Hears() == election.VRRP {
+			return // the bridge has ended: CARP is nothing, in whatever it comes
+		}
+		r.drop(r.cfg.Election.Peer, reasonInUDP)
+		r.unverifiable(r.cfg.Election.Peer, reasonInUDP)
+	})
+}
+
+// receiveCARP is the rest of the ladder for what looks like CARP, where CARP is
+// heard: over IPv4, which is all that a router in its dialects has.
+func (r *Router) receiveCARP(p transport.Packet) {
+	if p.Src != r.cfg.Election.Peer {
+		r.drop(p.Src, reasonStranger)
+		return
+	}
+	var heard carp.Advertisement
+	if err := heard.Unmarshal(p.Payload); err != nil {
+		r.drop(p.Src, carp.Reason(err))
+		return
+	}
+	if heard.VHID != r.cfg.VRID {
+		return // the socket's filter came later than the packet
+	}
+	next, err := false, error(carp.ErrMAC)
+	for i, key := range r.cfg.CARPKeys {
+		if err = key.Verify(p.Payload); err == nil {
+			next = i > 0
+			break
+		}
+	}
+	if err != nil {
+		r.drop(p.Src, carp.Reason(err))
+		r.unverifiable(p.Src, carp.Reason(err))
+		return
+	}
+	if err := r.carped.Note(p.Payload); err != nil {
+		r.drop(p.Src, carp.Reason(err))
+		return
+	}
+	timing := election.Timing{Base: heard.Base, Skew: heard.Skew}
+	if timing == election.Goodbye && r.now-p.Arrived > r.machine.MasterInterval() {
+		r.drop(p.Src, reasonStale)
+		return
+	}
+	r.mended(p.Src)
+	r.heardFrom(Peer{Addr: p.Src, Heard: r.now, Interval: timing.Interval(), CARP: true, Verified: true, Next: next},
+		election.Event{Kind: election.CARPAdvert, From: p.Src, Timing: timing})
+}
+
+// uncalledFor is CARP that came although it is over: a replay, or a peer that has
+// not noticed yet. It changes nothing; only where the peer was not heard otherwise
+// somebody may have installed the old version again, so that it is said.
+func (r *Router) uncalledFor(src netip.Addr) {
+	if src == r.cfg.Election.Peer && r.peer.Heard != 0 && !r.peer.CARP {
+		r.drops.total[reasonOver]++
+		return
+	}
+	r.drop(src, reasonOver)
+}
+
+// carpOver tells whether this node has spoken CARP and does not any more.
+func (r *Router) carpOver() bool {
+	return r.cfg.Election.Dialect == election.Both && r.machine.Hears() == election.VRRP
+}
+
+// appendCARP makes the advert that says the same as one of VRRP with this priority.
+func (r *Router) appendCARP(b []byte, priority uint8) []byte {
+	timing := election.Goodbye
+	if priority != 0 {
+		timing = election.TimingOf(priority, r.cfg.Election.Interval)
+	}
+	// Fresh each time: the peer counts on from the last counter that it heard, and
+	// equal counters have equal digests (ucarp 1.5.2 carp.c).
+	var counter [8]byte
+	rand.Read(counter[:])
+	return r.cfg.CARPKeys[0].Append(b, carp.Advertisement{VHID: r.cfg.VRID, Base: timing.Base, Skew: timing.Skew,
+		Counter: binary.BigEndian.Uint64(counter[:])})
+}
