@@ -214,10 +214,12 @@ func (m *Machine) backupHears(now time.Duration, ev Event) {
 	m.proven = true
 	m.decide(now)
 	switch {
-	case ev.Priority == 0 && m.cfg.Signed && ev.From == m.cfg.Peer:
+	case ev.Priority == 0 && m.invites(ev):
 		m.promote(now, Effect{Reason: Invited, From: ev.From})
 	case ev.Priority == 0:
-		m.deadline = now + SkewTime(m.cfg.Priority, m.interval)
+		if !m.left || ev.From != m.from { // signed, it comes more than once
+			m.deadline = now + SkewTime(m.cfg.Priority, m.interval)
+		}
 		m.left, m.outranked, m.from = true, false, ev.From
 	case m.preempts(now) && ev.Priority < m.cfg.Priority:
 		// Not listened to: the timer runs on, and we take over when it ends.
@@ -225,6 +227,13 @@ func (m *Machine) backupHears(now time.Duration, ev Event) {
 	default:
 		m.follow(now, ev)
 	}
+}
+
+// invites tells whether a goodbye is an invitation: it is the peer's, and no third
+// router is master. Where one is, a peer that yields to it has nothing to give away,
+// and two nodes would invite each other for ever.
+func (m *Machine) invites(ev Event) bool {
+	return m.cfg.Signed && ev.From == m.cfg.Peer && (ev.From == m.from || !m.from.IsValid())
 }
 
 // decide ends the hesitation: the other node takes part, so from here on the

@@ -425,7 +425,7 @@ func randomCluster(r *rand.Rand) *simulation {
 		return time.Duration(math.Pow(100, r.Float64())) * 10 * time.Millisecond
 	}
 	base := Config{Interval: logUniform(), DeadRatio: 2 + r.IntN(4), Priority: 100,
-		Signed: n == 2 && r.IntN(3) > 0} // a signed node knows one peer
+		Signed: r.IntN(3) > 0}
 	sameInterval, samePriority, anyPreempt := r.IntN(4) > 0, r.IntN(2) == 0, r.IntN(2) == 0
 	cfgs := make([]Config, n)
 	shortest := time.Second
@@ -441,7 +441,10 @@ func randomCluster(r *rand.Rand) *simulation {
 			}
 		}
 		c.Preempt = anyPreempt && r.IntN(2) == 0
-		c.Local, c.Peer = simAddr(i), simAddr((i+1)%n)
+		c.Local, c.Peer = simAddr(i), simAddr(0) // the third is one by mistake: nobody's peer
+		if i == 0 {
+			c.Peer = simAddr(1)
+		}
 		shortest = min(shortest, c.Interval)
 		cfgs[i] = c
 	}
@@ -612,16 +615,20 @@ func (s *simulation) calm() {
 }
 
 // stopsInTime tells whether a backup hears the goodbye and waits its skew time
-// while the master keeps the address. Signed backups do not wait.
+// while the master keeps the address. Who is its peer, and signed, does not wait.
 func (s *simulation) stopsInTime(master *simNode) bool {
 	wait := Never
 	for _, n := range s.nodes {
-		if n != master && n.m.State() == Backup {
+		switch {
+		case n == master || n.m.State() != Backup:
+		case n.m.cfg.Signed && n.m.cfg.Peer == master.m.cfg.Local:
+			return true
+		default:
 			wait = min(wait, SkewTime(n.m.cfg.Priority, master.m.cfg.Interval))
 		}
 	}
 	_, _, wire := s.limits()
-	return master.m.cfg.Signed || wait+wire < StopLimit
+	return wait+wire < StopLimit
 }
 
 // A node that did not run for a while costs a failover only if it was master and
