@@ -103,9 +103,14 @@ func (r *Router) named(l *leg, src netip.Addr) netip.Addr {
 // sender is named for a sender whose advert was read. One that comes from a
 // link-local address, as over IPv6 most do, does not tell whose it is. Whoever
 // advertises $cluster_ip is taken for the peer, then: without a signature any
-// host of the network could as well send from the peer's address.
+// host of the network could as well send from the peer's address. Only a goodbye
+// is not the peer's if another one advertised last: of three such routers, two
+// would hand the address to each other for ever.
 func (r *Router) sender(l *leg, src netip.Addr) netip.Addr {
 	if l.fromLinkLocal && src.IsLinkLocalUnicast() && slices.Contains(r.heard.Addrs, l.ClusterIP) {
+		if r.heard.Priority == 0 && l.master.IsValid() && l.master != src {
+			return src
+		}
 		return r.cfg.Election.Peer
 	}
 	return r.named(l, src)
@@ -182,6 +187,9 @@ func (r *Router) behind(src netip.Addr, seq auth.Sequence) {
 // accept hands a valid advert of VRRPv3 to the election and notes what it says of its sender.
 func (r *Router) accept(l *leg, src, from netip.Addr, seq auth.Sequence, signed bool) {
 	r.mended(src)
+	if r.heard.Priority != 0 {
+		l.master = src
+	}
 	isPeer := from == r.cfg.Election.Peer
 	if isPeer && !signed {
 		r.troubles.Clear("unsigned")

@@ -209,6 +209,7 @@ type leg struct {
 	source        netip.Addr // of our adverts
 	own           vrrp.Advertisement
 	frame         []byte
+	master        netip.Addr    // who advertised last, and meant to stay
 	more          bool          // the last look at the socket ended before its end
 	heard         time.Duration // when the peer was heard last
 	began         time.Duration // since when it is heard without a gap

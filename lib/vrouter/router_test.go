@@ -187,6 +187,7 @@ type setup struct {
 	lasting    Lasting
 	wall       time.Time
 	hesitant   bool
+	anyones    bool // the passwords are keys, which a third node may have
 
 	addr6, peer6 string // of IPv6, alone or besides
 	linkLocal    string // from which adverts come then
@@ -208,7 +209,7 @@ func (w *wire) join(o setup) *station {
 	cfg := Config{
 		Election: election.Config{Priority: o.priority, Interval: o.interval, DeadRatio: 3, Preempt: o.preempt,
 			Signed: len(o.passwords) > 0, Dialect: o.dialect},
-		Interface: "eth0", VRID: 1, Started: o.wall, Hesitant: o.hesitant,
+		Interface: "eth0", VRID: 1, Started: o.wall, Hesitant: o.hesitant, AnyonesKey: o.anyones,
 	}
 	if o.addr != "" {
 		s.addr = netip.MustParseAddr(o.addr)
@@ -505,6 +506,53 @@ func TestThreeRouters(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A third one with the key of a pair. What the two that yield to it say to each other must not go on for ever.
+func TestThreeRoutersWithOneKey(t *testing.T) {
+	six3 := setup{addr6: "2001:db8::3", peer6: "2001:db8::1", linkLocal: "fe80::c"}
+	for name, three := range map[string][]setup{
+		"IPv4": {{addr: a, peer: b, passwords: signed}, {addr: b, peer: a, passwords: signed}, {addr: c, peer: a, passwords: signed}},
+		"IPv6": {six1.with(signed, "", ""), six2.with(signed, "", ""), six3.with(signed, "", "")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWire()
+				var routers []*station
+				for _, o := range three {
+					o.anyones = true
+					routers = append(routers, w.join(o))
+				}
+				third := routers[2].addr
+				for range 20 {
+					w.lose = func(src, dst netip.Addr) bool { return src == third || dst == third }
+					w.after(time.Duration(10_000+rand.IntN(2000)) * time.Millisecond)
+					if w.masters() != 2 {
+						t.Fatalf("%d masters on both sides of a cut", w.masters())
+					}
+					w.lose = nil
+					w.after(time.Second + 100*time.Millisecond) // packets overtake each other here, so that some back and forth is allowed
+					transitions := func() (n int) {
+						for _, r := range routers {
+							n += len(r.enters)
+						}
+						return n
+					}
+					before := transitions()
+					w.after(10 * time.Second)
+					if after := transitions(); w.masters() != 1 || after != before {
+						for _, r := range routers {
+							defer r.kill()
+						}
+						t.Fatalf("%d masters, after %d transitions since the network is whole", w.masters(), after-before)
+					}
+				}
+				for _, r := range routers {
+					r.kill()
+				}
+			})
+		})
+	}
 }
 
 // A one-way cut makes two masters; the heal must end it within an interval, and
