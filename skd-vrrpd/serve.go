@@ -219,7 +219,6 @@ func virtualRouter(c conf.Config) vrouter.Config {
 		Second:     vrouter.Family{Local: c.Second.LocalIP, Peer: c.Second.RemoteIP, ClusterIP: c.Second.ClusterIP},
 		IgnoreLink: c.LinkLoss == conf.LinkLossIgnore,
 	}
-	_, cfg.AnyonesKey = c.Password.Key()
 	return cfg
 }
 
@@ -260,8 +259,8 @@ func (d *service) open(cfg vrouter.Config, s link.State, f vrouter.Family) (vrou
 
 // keys derives the key of each password, or reads it from a file of the run
 // directory that only root can read, so that a restart takes no time.
-func (d *service) keys(c conf.Config) []auth.Key {
-	var keys []auth.Key
+func (d *service) keys(c conf.Config) []vrouter.Key {
+	var keys []vrouter.Key
 	for _, p := range []struct {
 		secret conf.Secret
 		file   string
@@ -277,17 +276,17 @@ func (d *service) keys(c conf.Config) []auth.Key {
 			if err != nil {
 				panic(err) // package conf lets no other lengths through
 			}
-			keys = append(keys, key)
+			keys = append(keys, vrouter.Key{Key: key, Anyones: true})
 			continue
 		}
 		if b, err := os.ReadFile(path); err == nil {
 			if key, err := auth.ParseCache(b, string(p.secret), c.VRID, c.LocalIP, c.RemoteIP); err == nil {
-				keys = append(keys, key)
+				keys = append(keys, vrouter.Key{Key: key})
 				continue
 			}
 		}
 		key := auth.DeriveKey(string(p.secret), c.VRID, c.LocalIP, c.RemoteIP)
-		keys = append(keys, key)
+		keys = append(keys, vrouter.Key{Key: key})
 		if err := writePrivate(path, key.MarshalCache(string(p.secret), c.VRID, c.LocalIP, c.RemoteIP)); err != nil {
 			d.log.Warn(fmt.Sprintf("a restart will take longer: %v", err))
 		}

@@ -46,7 +46,7 @@ const (
 )
 
 // Why an advertisement is refused. Verify looks for the first six in this
-// order; the last two are Marks'.
+// order; the last one is Marks'.
 var (
 	ErrUnsigned = errors.New("auth: advertisement is not signed")
 	ErrLength   = errors.New("auth: message or trailer has the wrong length")
@@ -55,7 +55,6 @@ var (
 	ErrReserved = errors.New("auth: reserved bytes of the trailer are not zero")
 	ErrMAC      = errors.New("auth: wrong signature: another password, other node addresses, or a forgery")
 	ErrReplay   = errors.New("auth: sequence is not above the last one of this sender")
-	ErrTooMany  = errors.New("auth: more senders than marks are kept for")
 )
 
 var reasons = []struct {
@@ -69,7 +68,6 @@ var reasons = []struct {
 	{ErrReserved, "bad-trailer-reserved"},
 	{ErrMAC, "bad-signature"},
 	{ErrReplay, "replay"},
-	{ErrTooMany, "too-many-senders"},
 }
 
 // Reason is a short, stable label for an error of this package, for counters:

@@ -86,10 +86,14 @@ func (s *SequenceSource) Floor(sinceStart, lead time.Duration) Sequence {
 // maxSenders bounds Marks. A pair of nodes needs one or two.
 const maxSenders = 4
 
-// Marks remembers the newest verified sequence of each sender, of up to four.
+// Marks remembers the newest verified sequence of each sender, of up to four. A
+// fifth one takes the place of the one with the oldest sequence, and from then on
+// nobody who is new counts below that: so a sender with ever new addresses is heard,
+// and nothing that was said before is heard again.
 // The zero value is ready to use. Marks is not safe for concurrent use.
 type Marks struct {
 	senders [maxSenders]mark
+	floor   mark // of who is new, if a sender was given up; it has no address
 }
 
 type mark struct {
@@ -98,13 +102,10 @@ type mark struct {
 	used bool
 }
 
-// Check returns nil if seq is newer than everything seen from src, ErrReplay if
-// it is not, and ErrTooMany if src is new and all marks are taken.
+// Check returns nil if seq is newer than everything seen from src, and ErrReplay if
+// it is not, or may not be.
 func (m *Marks) Check(src netip.Addr, seq Sequence) error {
-	switch mk := m.find(src); {
-	case mk == nil:
-		return ErrTooMany
-	case mk.used && !seq.After(mk.seq):
+	if mk := m.find(src); mk.used && !seq.After(mk.seq) || mk.src != sender(src) && m.floor.used && !seq.After(m.floor.seq) {
 		return ErrReplay
 	}
 	return nil
@@ -112,17 +113,23 @@ func (m *Marks) Check(src netip.Addr, seq Sequence) error {
 
 // Move raises the mark of src to seq. It is only for a sequence that Verify
 // returned, or that an earlier process stored: else anybody could make a sender
-// unheard. It never lowers a mark, and does nothing where Check says ErrTooMany.
+// unheard. It never lowers a mark.
 func (m *Marks) Move(src netip.Addr, seq Sequence) {
-	if mk := m.find(src); mk != nil && (!mk.used || seq.After(mk.seq)) {
-		*mk = mark{sender(src), seq, true}
+	mk := m.find(src)
+	if mk.used && !seq.After(mk.seq) {
+		return
 	}
+	if mk.used && mk.src != sender(src) && (!m.floor.used || mk.seq.After(m.floor.seq)) {
+		m.floor = mark{seq: mk.seq, used: true}
+	}
+	*mk = mark{sender(src), seq, true}
 }
 
-// All yields the marks, to be stored and given to Move by the next process.
+// All yields the marks, to be stored and given to Move by the next process. The one
+// without an address is that of whoever is new.
 func (m *Marks) All() iter.Seq2[netip.Addr, Sequence] {
 	return func(yield func(netip.Addr, Sequence) bool) {
-		for _, mk := range m.senders {
+		for _, mk := range append(m.senders[:], m.floor) {
 			if mk.used && !yield(mk.src, mk.seq) {
 				return
 			}
@@ -130,15 +137,23 @@ func (m *Marks) All() iter.Seq2[netip.Addr, Sequence] {
 	}
 }
 
-// find returns the mark of src, else a free one, else nil.
+// find returns the mark of src, else a free one, else the oldest.
 func (m *Marks) find(src netip.Addr) *mark {
+	if !src.IsValid() {
+		return &m.floor
+	}
 	src = sender(src)
+	oldest := &m.senders[0]
 	for i := range m.senders { // Those in use come first.
-		if mk := &m.senders[i]; !mk.used || mk.src == src {
+		mk := &m.senders[i]
+		if !mk.used || mk.src == src {
 			return mk
 		}
+		if oldest.seq.After(mk.seq) {
+			oldest = mk
+		}
 	}
-	return nil
+	return oldest
 }
 
 // sender brings the ways to write one address together: a second spelling would

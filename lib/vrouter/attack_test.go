@@ -100,7 +100,7 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		log := slog.New(slog.NewTextHandler(io.Discard, nil))
-		cfg := Config{Interface: "eth0", VRID: 1, ClusterIP: cluster, Keys: []auth.Key{secret("the password")}, Started: time.Unix(1e9, 0),
+		cfg := Config{Interface: "eth0", VRID: 1, ClusterIP: cluster, Keys: []Key{{Key: secret("the password")}}, Started: time.Unix(1e9, 0),
 			Election: election.Config{Priority: 100, Interval: time.Second, DeadRatio: 3, Local: netip.MustParseAddr(a), Peer: peer, Signed: true},
 			Second:   Family{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), six}}
 		r := New(cfg, mute{}, nil, func() time.Duration { return time.Hour }, log, trouble.New(log), Record{}, Lasting{})

@@ -104,14 +104,13 @@ var remedies = map[string]string{
 	"unsigned":     "it is not signed: that router has no $password, or does not sign; nobody takes the address without the password",
 	"bad-signature": "its signature does not fit: is $password the same on both nodes, and are $local_ip, $remote_ip and $cluster_id " +
 		"mirrored exactly? Otherwise somebody forges",
-	"replay":           "its sequence was used before: a replay, or the sender lost its state and its clock is behind",
-	"too-many-senders": "more than four routers sign with this password",
-	"vrrpv2":           "it is VRRP version 2: set version 3 on that router",
-	"carp":             "it is CARP, as ucarp speaks it: upgrade that node, or set $protocol \"auto\" here until it is",
-	"carp-bad-digest":  "its CARP digest does not fit: is $password the same on both nodes, and $cluster_ip? Otherwise somebody forges",
-	"carp-repeated":    "it is the exact repetition of an earlier one: a replay, or frames loop in the network",
-	"bad-checksum":     "its checksum is wrong: a faulty switch or network card, or a foreign program",
-	"bad-interval":     "its advertisement interval is 0",
+	"replay":          "its sequence was used before: a replay, or the sender lost its state and its clock is behind",
+	"vrrpv2":          "it is VRRP version 2: set version 3 on that router",
+	"carp":            "it is CARP, as ucarp speaks it: upgrade that node, or set $protocol \"auto\" here until it is",
+	"carp-bad-digest": "its CARP digest does not fit: is $password the same on both nodes, and $cluster_ip? Otherwise somebody forges",
+	"carp-repeated":   "it is the exact repetition of an earlier one: a replay, or frames loop in the network",
+	"bad-checksum":    "its checksum is wrong: a faulty switch or network card, or a foreign program",
+	"bad-interval":    "its advertisement interval is 0",
 }
 
 // Reasons of the receive ladder itself; the others are those of vrrp and auth.

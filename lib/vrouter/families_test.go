@@ -222,6 +222,163 @@ func TestReplayInBothFamilies(t *testing.T) {
 	})
 }
 
+// One family is slower. What it brings late is not news of a master that has just left.
+func TestHandOverWithASlowFamily(t *testing.T) {
+	for _, slow4 := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWire()
+			w.late = func(from netip.Addr) time.Duration {
+				if from.Is4() == slow4 {
+					return 5 * time.Millisecond
+				}
+				return 0
+			}
+			one, two := six1.with(signed, a, b), six2.with(signed, b, a)
+			one.interval, two.interval = 100*time.Millisecond, 100*time.Millisecond
+			from, to := w.join(two), w.join(one)
+			w.after(5 * time.Second)
+			from.want(t, "master")
+			for i := range 20 {
+				before := len(from.enters) + len(to.enters)
+				w.after(time.Duration(i) * 5 * time.Millisecond)
+				from.router.Do(HandOver)
+				w.after(2 * time.Second)
+				from.want(t, "backup")
+				to.want(t, "master")
+				if n := len(from.enters) + len(to.enters) - before; n != 2 {
+					t.Errorf("hand-over %d took %d changes of state: %v, %v", i, n, from.enters, to.enters)
+				}
+				from, to = to, from
+			}
+			from.kill()
+			to.kill()
+		})
+	}
+}
+
+// What was recorded in a family that does not pass any more is as old as in the other one.
+func TestReplayInTheFamilyThatDoesNotPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		one, two := w.join(six1.with(signed, a, b)), w.join(six2.with(signed, b, a))
+		w.after(10 * time.Second)
+		two.want(t, "master")
+		only4 := func(from, _ netip.Addr) bool { return from.Is6() }
+		w.lose = only4
+		w.after(10 * time.Second)
+		goodbye := func() [][]byte {
+			from := w.sent
+			two.router.Do(HandOver)
+			w.after(100 * time.Millisecond)
+			one.want(t, "master")
+			w.mu.Lock()
+			recorded := slices.Clone(w.tapped[len(w.tapped)-(w.sent-from):])
+			w.mu.Unlock()
+			one.router.Do(HandOver)
+			w.after(time.Minute)
+			two.want(t, "master")
+			return recorded
+		}
+		first, second := goodbye(), goodbye()
+		w.after(24 * time.Hour)
+		replay := func(recorded [][]byte) {
+			t.Helper()
+			before := len(one.enters) + len(two.enters)
+			w.lose = nil
+			for _, packet := range recorded {
+				w.deliver(two.six, two.six.addr, packet)
+			}
+			w.lose = only4
+			w.after(10 * time.Second)
+			if n := len(one.enters) + len(two.enters) - before; n != 0 {
+				t.Errorf("%d changes of state: %v, %v", n, one.enters, two.enters)
+			}
+		}
+		replay(first)
+		t.Log("nor after a restart")
+		again := six1.with(signed, a, b)
+		again.record, again.lasting = one.kept, one.stored
+		one.kill()
+		one = w.join(again)
+		synctest.Wait()
+		replay(second)
+		one.kill()
+		two.kill()
+	})
+}
+
+// A node's own adverts from a link-local address that it has no more are not its peer's.
+func TestOwnAdvertsFromAnEarlierAddress(t *testing.T) {
+	for name, anyones := range map[string]bool{"password": false, "key": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWire()
+				setup := six1.with(signed, "", "")
+				setup.anyones = anyones
+				one := w.join(setup)
+				w.after(20 * time.Second)
+				one.want(t, "master")
+				w.mu.Lock()
+				recorded := slices.Clone(w.tapped)
+				w.mu.Unlock()
+				was := one.addr
+				setup.linkLocal, setup.lasting = "fe80::1", one.stored
+				one.kill()
+				w.after(time.Minute)
+				one = w.join(setup)
+				w.after(20 * time.Second)
+				one.want(t, "master")
+				for _, packet := range recorded {
+					w.deliver(nil, was, packet)
+				}
+				w.after(5 * time.Second)
+				if got := strings.Join(one.enters, " "); got != "backup master" {
+					t.Errorf("states: %s", got)
+				}
+				if n := one.router.drops.total["replay"]; n != uint64(len(recorded)) {
+					t.Errorf("%d of %d refused: %v", n, len(recorded), one.router.drops.total)
+				}
+				one.kill()
+			})
+		})
+	}
+}
+
+// While a password is exchanged for a key that others have, too, those are not the peer.
+func TestOthersHaveTheNextKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		both := []string{signed[0], "a key of many"}
+		one, two := six1.with(both, "", ""), six2.with(both, "", "")
+		one.next, two.next = true, true
+		backup, master := w.join(two), w.join(one)
+		w.after(10 * time.Second)
+		if !master.master {
+			backup, master = master, backup
+		}
+		master.want(t, "master")
+		third := netip.MustParseAddr("fe80::99")
+		adv := vrrp.Advertisement{VRID: 1, Priority: 0, Interval: time.Second, Addrs: []netip.Addr{netip.MustParseAddr("2001:db8::100")}}
+		message, err := adv.Append(nil, third, transport.Group6, vrrp.PseudoHeader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seq := auth.NewSequence(time.Now().Add(time.Hour), 0).Next(0)
+		w.deliver(nil, third, kernelSum(secret(both[1]).Append(message, auth.KeyID, third, seq), third, transport.Group6))
+		w.after(10 * time.Second)
+		backup.want(t, "backup")
+		master.want(t, "master")
+		if got := strings.Join(backup.enters, " "); got != "backup" {
+			t.Errorf("states of the backup: %s", got)
+		}
+		if n := total(backup.router.drops.total); n > 0 {
+			t.Errorf("refused: %v", backup.router.drops.total)
+		}
+		backup.kill()
+		master.kill()
+	})
+}
+
 // A peer that has addresses of one family only, as while the other is being added node by node, is one all the same.
 func TestTheOtherNodeHasOneFamily(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -296,6 +453,12 @@ func TestACopyOfTheLinkLocalAddress(t *testing.T) {
 
 // The link-local address changes with the network card: sockets follow, and the node stays what it is.
 func TestAnotherLinkLocalAddress(t *testing.T) {
+	for name, anyones := range map[string]bool{"password": false, "key": true} {
+		t.Run(name, func(t *testing.T) { anotherLinkLocalAddress(t, anyones) })
+	}
+}
+
+func anotherLinkLocalAddress(t *testing.T, anyones bool) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
 		state := func(linkLocal string) link.State {
@@ -304,7 +467,9 @@ func TestAnotherLinkLocalAddress(t *testing.T) {
 			return s
 		}
 		opened := 0
-		one, two := w.join(six1.with(signed, "", "")), w.join(six2.with(signed, "", ""))
+		pair := []setup{six1.with(signed, "", ""), six2.with(signed, "", "")}
+		pair[0].anyones, pair[1].anyones = anyones, anyones
+		one, two := w.join(pair[0]), w.join(pair[1])
 		two.router.Link(state("fe80::a"))
 		w.after(10 * time.Second)
 		before := two.router.open

@@ -140,12 +140,15 @@ func (r *Router) verify(l *leg, message, trailer []byte, src netip.Addr) (seq au
 	}
 	for i, key := range r.keys {
 		if seq, err = key.Verify(message, trailer, src); !errors.Is(err, auth.ErrMAC) {
-			r.nextKey = i > 0
+			r.nextKey, r.anyones = i > 0, key.Anyones
 			break
 		}
 	}
 	if err != nil {
 		return 0, err
+	}
+	if r.own.said(src, seq) {
+		return 0, auth.ErrReplay
 	}
 	sender := r.signer(l, src)
 	if err := r.marks.Check(sender, seq); err != nil {
@@ -162,7 +165,7 @@ func (r *Router) verify(l *leg, message, trailer []byte, src netip.Addr) (seq au
 // link-local address may be another one after each boot, and nobody but the peer
 // has a key that was made of its address and ours.
 func (r *Router) signer(l *leg, src netip.Addr) netip.Addr {
-	if l.fromLinkLocal && !r.cfg.AnyonesKey {
+	if l.fromLinkLocal && !r.anyones {
 		return l.Peer
 	}
 	return src
@@ -213,8 +216,10 @@ func (r *Router) accept(l *leg, src, from netip.Addr, seq auth.Sequence, signed 
 	if isPeer {
 		r.heardIn(l)
 		if r.signed() && len(r.legs) > 1 {
-			if seq == r.heardSeq {
-				return // it came in the other family before
+			// It came in the other family before, or what was said later did. Of those
+			// who share a key each counts for himself.
+			if seq == r.heardSeq || !r.anyones && r.heardSeq != 0 && !seq.After(r.heardSeq) {
+				return
 			}
 			r.heardSeq = seq
 		}

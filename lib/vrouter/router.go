@@ -41,10 +41,15 @@ type Config struct {
 	Kind       transport.Kind
 	IgnoreLink bool       // $link_loss is "ignore"
 	Hesitant   bool       // never in a cluster, and $cluster_ip is not among its virtual interfaces: a start hesitates
-	Keys       []auth.Key // the password's, then the next password's; none: unsigned
+	Keys       []Key      // the password's, then the next password's; none: unsigned
 	CARPKeys   []carp.Key // likewise, where the election's dialect is not VRRP, and the family IPv4 alone
-	AnyonesKey bool       // the password is a key, which says nothing of the nodes that have it
 	Started    time.Time  // wall clock at the start, the base of the sequence
+}
+
+// Key is what adverts are signed with.
+type Key struct {
+	auth.Key
+	Anyones bool // the password is the key as it stands, which says nothing of the nodes that have it
 }
 
 // Identity names the virtual router on this node: a record of another one is of
@@ -172,11 +177,13 @@ type Router struct {
 
 	began    time.Duration
 	bootID   string
-	keys     []auth.Key
+	keys     []Key
 	sequence *auth.SequenceSource
 	used     auth.Sequence
 	nextKey  bool // the last verified advert was signed with $password_next
+	anyones  bool // and that is anyone's key
 	marks    auth.Marks
+	own      sources
 	carped   carp.Memory
 	bridge   Bridge
 	record   Record // of the process before us, until the start
@@ -263,6 +270,17 @@ func New(cfg Config, host Host, open func(link.State, Family) (Conn, error), clo
 	for _, marks := range []map[netip.Addr]auth.Sequence{lasting.Marks, record.Marks} {
 		for src, seq := range marks {
 			r.marks.Move(src, seq)
+		}
+	}
+	for _, own := range []sources{lasting.Own, record.Own} {
+		for src, seq := range own {
+			r.own = r.own.with(src, seq)
+		}
+	}
+	for src, seq := range r.marks.All() {
+		isPeer := slices.ContainsFunc(r.legs, func(l *leg) bool { return l.Peer == src })
+		if isPeer && (r.heardSeq == 0 || seq.After(r.heardSeq)) {
+			r.heardSeq = seq
 		}
 	}
 	return r
@@ -487,7 +505,11 @@ func (r *Router) openLegs(s link.State) error {
 			r.closeLegs()
 			return err
 		}
-		l.conn, l.source = conn, conn.Source()
+		if now := conn.Source(); now != l.source {
+			r.own = r.own.with(l.source, r.used)
+			l.source = now
+		}
+		l.conn = conn
 	}
 	return nil
 }
@@ -744,7 +766,7 @@ func (r *Router) keep() {
 		Sent:     r.lastSent,
 		Interval: r.cfg.Election.Interval,
 		Since:    r.since, Reason: r.reason,
-		Sequence: r.used, Marks: maps.Collect(r.marks.All()),
+		Sequence: r.used, Marks: maps.Collect(r.marks.All()), Own: r.sources(r.used),
 	})
 	if r.copied != 0 && r.now-r.copied > quiet {
 		r.copied = 0
@@ -760,7 +782,8 @@ func (r *Router) keep() {
 
 func (r *Router) save() {
 	r.saved = r.now
-	r.host.Save(Lasting{Floor: r.sequence.Floor(r.now-r.began, auth.MaxLead), Marks: maps.Collect(r.marks.All()), Bridge: r.bridge})
+	floor := r.sequence.Floor(r.now-r.began, auth.MaxLead)
+	r.host.Save(Lasting{Floor: floor, Marks: maps.Collect(r.marks.All()), Own: r.sources(floor), Bridge: r.bridge})
 }
 
 func (r *Router) publish() {

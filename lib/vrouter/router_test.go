@@ -30,6 +30,7 @@ type wire struct {
 	turn    sync.Mutex // orders what a test looked at before what a router does next, for the race detector
 	members []*station
 	lose    func(from, to netip.Addr) bool
+	late    func(from netip.Addr) time.Duration
 	sent    int
 	tapped  [][]byte
 }
@@ -80,12 +81,16 @@ func (w *wire) deliver(sender *station, src netip.Addr, payload []byte) {
 	if len(w.tapped) > 1000 {
 		w.tapped = w.tapped[500:]
 	}
+	delay := latency
+	if w.late != nil {
+		delay += w.late(src)
+	}
 	for _, m := range w.members {
 		if m == sender || m.addr.Is4() != src.Is4() || w.lose != nil && w.lose(src, m.addr) {
 			continue
 		}
 		b := bytes.Clone(payload)
-		time.AfterFunc(latency, func() { m.enqueue(src, b) })
+		time.AfterFunc(delay, func() { m.enqueue(src, b) })
 	}
 }
 
@@ -188,6 +193,7 @@ type setup struct {
 	wall       time.Time
 	hesitant   bool
 	anyones    bool // the passwords are keys, which a third node may have
+	next       bool // the second one is
 
 	addr6, peer6 string // of IPv6, alone or besides
 	linkLocal    string // from which adverts come then
@@ -209,7 +215,7 @@ func (w *wire) join(o setup) *station {
 	cfg := Config{
 		Election: election.Config{Priority: o.priority, Interval: o.interval, DeadRatio: 3, Preempt: o.preempt,
 			Signed: len(o.passwords) > 0, Dialect: o.dialect},
-		Interface: "eth0", VRID: 1, Started: o.wall, Hesitant: o.hesitant, AnyonesKey: o.anyones,
+		Interface: "eth0", VRID: 1, Started: o.wall, Hesitant: o.hesitant,
 	}
 	if o.addr != "" {
 		s.addr = netip.MustParseAddr(o.addr)
@@ -229,7 +235,7 @@ func (w *wire) join(o setup) *station {
 		conns[false].addr = netip.MustParseAddr(o.linkLocal)
 	}
 	for _, p := range o.passwords {
-		cfg.Keys = append(cfg.Keys, secret(p))
+		cfg.Keys = append(cfg.Keys, Key{secret(p), o.anyones || o.next && len(cfg.Keys) > 0})
 		if o.dialect != election.VRRP {
 			cfg.CARPKeys = append(cfg.CARPKeys, carpKey(p))
 		}
