@@ -46,6 +46,8 @@ type Local struct {
 	Prefix netip.Prefix // as it stands
 	Use    Use
 	Others []netip.Addr // what stands there of its family instead, at most a few, for the message
+
+	deprecated bool // of IPv6: not for connections of the node's own
 }
 
 // Use tells what an address is good for.
@@ -57,6 +59,19 @@ const (
 	Duplicate     // of IPv6: it found one
 	Usable
 )
+
+// better tells whether a link-local address, which Linux lists after o, is rather the
+// node's own. A virtual one of Skudonet came later, which is to say stands first, and
+// as we add it it is deprecated; and a node stays with what it has.
+func (l Local) better(o Local, prefer netip.Addr) bool {
+	switch {
+	case l.Use != o.Use:
+		return l.Use > o.Use
+	case l.deprecated != o.deprecated:
+		return o.deprecated
+	}
+	return o.Addr != prefer
+}
 
 // Has tells whether the address is there and can be used.
 func (l Local) Has() bool { return l.Use == Usable }
@@ -203,8 +218,11 @@ func (s *State) addAddress(want Want, p netip.Prefix, flags int) {
 			l.Others = append(l.Others, p.Addr())
 		}
 	}
-	if l := s.LinkLocal; l != nil && linkLocal && !slices.Contains(want.Not, p.Addr()) && (use > l.Use || use == l.Use && p.Addr() == want.prefer) {
-		l.Addr, l.Use, l.Prefix = p.Addr(), use, p
+	if l := s.LinkLocal; l != nil && linkLocal && !slices.Contains(want.Not, p.Addr()) {
+		c := Local{Addr: p.Addr(), Use: use, Prefix: p, deprecated: flags&unix.IFA_F_DEPRECATED != 0}
+		if c.better(*l, want.prefer) {
+			*l = c
+		}
 	}
 }
 

@@ -224,3 +224,28 @@ func TestWatchIPv6(t *testing.T) {
 	do("ip addr del fe80::1:1/64 dev eth0")
 	s.eventually(t, "no link-local address", fault("no link-local IPv6 address"))
 }
+
+// Who looks for the first time, as after a restart, finds the node's own address among those of virtual interfaces.
+func TestOwnLinkLocalAddress(t *testing.T) {
+	for name, commands := range map[string]string{
+		"added by Skudonet": "ip addr add fe80::a/64 dev eth0 nodad; ip addr add fe80::1/64 dev eth0 nodad",
+		"added by us":       "ip addr add fe80::1/64 dev eth0 nodad preferred_lft 0; ip addr add fe80::a/64 dev eth0 nodad",
+	} {
+		t.Run(name, func(t *testing.T) {
+			runtime.LockOSThread() // for good: the thread ends with the test
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				t.Skipf("no network namespace here (needs root): %v", err)
+			}
+			out, err := exec.Command("sh", "-euc", `ip link add eth0 type veth peer name far
+				echo 1 > /proc/sys/net/ipv6/conf/eth0/addr_gen_mode; ip link set far up; ip link set eth0 up
+				`+commands).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			got, err := Look(Want{Name: "eth0", Local: []netip.Addr{local}, LinkLocal: true})
+			if err != nil || got.LinkLocal.Addr != netip.MustParseAddr("fe80::a") {
+				t.Errorf("%+v, %v", got.LinkLocal, err)
+			}
+		})
+	}
+}
