@@ -29,7 +29,13 @@ var ErrNoLink = errors.New("no such interface")
 // Missing returns those of want that do not stand. An address that stands on its link with another prefix length or label,
 // as somebody else may have added it, is there. One of IPv6 that is tentative, or was found to be a duplicate (RFC 4862 §5.4), is
 // not: nobody can use it.
-func Missing(want []Address) ([]Address, error) {
+func Missing(want []Address) ([]Address, error) { return without(want, (*state).stands) }
+
+// Gone returns those of want that do not stand at all. One of IPv6 that is tentative does: it is about to be used.
+func Gone(want []Address) ([]Address, error) { return without(want, (*state).has) }
+
+// without returns those of want that the kernel is without.
+func without(want []Address, has func(*state, Address) bool) (list []Address, err error) {
 	c, err := dial()
 	if err != nil {
 		return nil, err
@@ -39,13 +45,12 @@ func Missing(want []Address) ([]Address, error) {
 	if err != nil {
 		return nil, err
 	}
-	var missing []Address
 	for _, a := range want {
-		if !now.stands(a) {
-			missing = append(missing, a)
+		if !has(now, a) {
+			list = append(list, a)
 		}
 	}
-	return missing, nil
+	return list, nil
 }
 
 // Up adds what is missing of want, looks afterwards, and returns how many came to stand and which do not. It changes no
@@ -226,6 +231,12 @@ func (s *state) place(a Address) (place, bool) {
 func (s *state) stands(a Address) bool {
 	p, ok := s.place(a)
 	return ok && s.standing[p]
+}
+
+func (s *state) has(a Address) bool {
+	p, ok := s.place(a)
+	_, there := s.standing[p]
+	return ok && there
 }
 
 // useless returns the entries that are where these addresses should stand, and are of no use.

@@ -298,6 +298,9 @@ func TestUnusableIPv6IsReplaced(t *testing.T) {
 			if missing, err := Missing(web); err != nil || len(missing) != 1 {
 				t.Errorf("missing %v, %v", missing, err)
 			}
+			if gone, err := Gone(web); err != nil || len(gone) != 0 {
+				t.Errorf("gone %v, %v", gone, err)
+			}
 			wantUp(t, web, 1)
 			if got := standing6(t); !slices.Equal(got, []string{"2001:db8::7/64 scope global nodad deprecated noprefixroute"}) {
 				t.Errorf("stands as %q", got)
@@ -305,6 +308,9 @@ func TestUnusableIPv6IsReplaced(t *testing.T) {
 			wantDown(t, web, 1)
 			run(t, "ip addr add 2001:db8::7/64 dev v0")
 			wantDown(t, web, 1) // whatever it is good for
+			if gone, err := Gone(web); err != nil || len(gone) != 1 {
+				t.Errorf("gone at last %v, %v", gone, err)
+			}
 		})
 	}
 	t.Run("by Skudonet", func(t *testing.T) {

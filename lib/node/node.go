@@ -561,9 +561,9 @@ func (n *Node) Close(ctx context.Context) {
 	n.announcements.Close(closing)
 	n.netLane.waitFor(closing)
 	want := n.addresses()
-	missing, err := address.Missing(want)
+	gone, err := address.Gone(want)
 	switch {
-	case err == nil && len(missing) == len(want):
+	case err == nil && len(gone) == len(want):
 		n.guarded.Store(false)
 		n.guardLane.do(n.lower)
 		n.guardLane.waitFor(closing)

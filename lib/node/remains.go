@@ -126,8 +126,8 @@ func (r *Remains) Idle() (bool, error) {
 	if r.last == nil || len(r.known) == 0 {
 		return false, nil
 	}
-	missing, err := address.Missing(r.known)
-	return err == nil && len(missing) == len(r.known), err
+	gone, err := address.Gone(r.known)
+	return err == nil && len(gone) == len(r.known), err
 }
 
 // Ending says what becomes of the guard in the end.
@@ -166,21 +166,21 @@ func (r *Remains) Clean(ctx context.Context, how Ending) error {
 	if stop.Err != nil {
 		failed = append(failed, fmt.Errorf("the stop hook failed: %w; see its output in the log, mend the script, then run it by hand", stop.Err))
 	}
-	missing, err := address.Missing(r.known)
+	gone, err := address.Gone(r.known)
 	try("cannot see which addresses are up", err)
-	if err == nil && len(missing) < len(r.known) && how != Disabled {
+	if err == nil && len(gone) < len(r.known) && how != Disabled {
 		r.log.Warn(fmt.Sprintf("some virtual addresses are still up: %s; the guard keeps them silent",
-			names(slices.DeleteFunc(slices.Clone(r.known), func(a address.Address) bool { return contains(missing, a) }))))
+			names(slices.DeleteFunc(slices.Clone(r.known), func(a address.Address) bool { return contains(gone, a) }))))
 	}
 	standing := guardUp
-	if how == Disabled || how == Stopped && len(failed) == 0 && len(missing) == len(r.known) {
+	if how == Disabled || how == Stopped && len(failed) == 0 && len(gone) == len(r.known) {
 		standing = guardDown
 		if err := lowerGuard(); err != nil {
 			standing = guardFailed
 			try("the guard cannot be lowered, so nobody hears of this node's addresses", err)
 		}
 	}
-	try("skd-hooks status shows old news", r.report(standing, missing, stop))
+	try("skd-hooks status shows old news", r.report(standing, gone, stop))
 	return errors.Join(failed...)
 }
 
@@ -210,7 +210,7 @@ func (r *Remains) runStopHook(ctx context.Context) hook.Completion {
 }
 
 // report writes the last vrrpd.json on, as a daemon that stops does.
-func (r *Remains) report(standing string, missing []address.Address, stop hook.Completion) error {
+func (r *Remains) report(standing string, gone []address.Address, stop hook.Completion) error {
 	if r.last == nil {
 		return nil
 	}
@@ -219,7 +219,7 @@ func (r *Remains) report(standing string, missing []address.Address, stop hook.C
 	d.State, d.Since, d.Reason = status.Init, now, "cleaned up after the daemon ended"
 	d.Guard, d.Faults, d.Addresses = standing, nil, nil
 	for _, a := range r.known {
-		d.Addresses = append(d.Addresses, status.Address{Prefix: a.Prefix.String(), Label: a.Label, Up: !contains(missing, a)})
+		d.Addresses = append(d.Addresses, status.Address{Prefix: a.Prefix.String(), Label: a.Label, Up: !contains(gone, a)})
 	}
 	d.Hooks = slices.DeleteFunc(d.Hooks, func(h status.Hook) bool { return h.Name == stop.Kind.String() })
 	d.Hooks = append(d.Hooks, outcome(stop))
