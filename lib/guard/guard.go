@@ -47,7 +47,7 @@ const (
 // first meets nearly all of them. A packet socket may name another protocol than it sends, or (PACKET_QDISC_BYPASS) come without the
 // place of its Ethernet header, so the second goes by what is in the message alone. And for the short frame of a raw packet
 // socket on a VLAN whose NIC writes no tags, Linux takes the beginning of the Ethernet header for that of the message
-// (packet_snd in net/packet/af_packet.c).
+// (packet_snd in net/packet/af_packet.c); for a longer one, what follows four bytes into the message.
 //
 // For IPv6 they go by what is in the message alone, behind a header without extensions, as all neighbour messages are. They look
 // at the source of any of them, because most carry the source's hardware address in an option, and at the target of an
@@ -67,6 +67,10 @@ var rules = []rule{
 		network(12, 8), equal(0x08, 0x06, 0, 1, 8, 0, 6, 4),
 		network(28, 4), isGuarded, &expr.Counter{}, drop,
 	}},
+	{"raw ARP with padding on a VLAN", []expr.Any{
+		network(0, 2), equal(6, 4),
+		network(10, 4), isGuarded, &expr.Counter{}, drop,
+	}},
 	{"neighbour message from a virtual address", append(icmp6(routerSolicitation, redirect),
 		network(8, 16), isGuarded6, &expr.Counter{}, drop,
 	)},
@@ -75,6 +79,15 @@ var rules = []rule{
 	)},
 	{"duplicate address detection", append(icmp6(neighborSolicitation, neighborSolicitation),
 		network(8, 16), equal(make([]byte, 16)...), network(48, 16), isGuarded6, &expr.Counter{}, drop,
+	)},
+	{"raw neighbour message from a virtual address on a VLAN", append(cutICMP6(routerSolicitation, redirect),
+		network(4, 16), isGuarded6, &expr.Counter{}, drop,
+	)},
+	{"raw neighbour advertisement on a VLAN", append(cutICMP6(neighborAdvertisement, neighborAdvertisement),
+		network(44, 16), isGuarded6, &expr.Counter{}, drop,
+	)},
+	{"raw duplicate address detection on a VLAN", append(cutICMP6(neighborSolicitation, neighborSolicitation),
+		network(4, 16), equal(make([]byte, 16)...), network(44, 16), isGuarded6, &expr.Counter{}, drop,
 	)},
 }
 
@@ -92,6 +105,14 @@ func icmp6(first, last byte) []expr.Any {
 		network(6, 1), equal(unix.IPPROTO_ICMPV6),
 		network(0, 1), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0xf0}, Xor: []byte{0}}, equal(6 << 4),
 		network(40, 1), &expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{first}}, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{last}},
+	}
+}
+
+// cutICMP6 matches the same without the first four bytes.
+func cutICMP6(first, last byte) []expr.Any {
+	return []expr.Any{
+		network(2, 1), equal(unix.IPPROTO_ICMPV6),
+		network(36, 1), &expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{first}}, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{last}},
 	}
 }
 

@@ -175,6 +175,36 @@ func TestNoNeighbourMessageLeavesThatNamesAVirtualAddress(t *testing.T) {
 	}
 }
 
+// To the rules these look as raw frames on a VLAN do whose NIC writes no tags: Linux takes what is four bytes into the message for
+// its beginning. On the wire they are nothing, so what counts is which rule has dropped them.
+func TestRawFramesOnAVLAN(t *testing.T) {
+	cut := func(message []byte) []byte { return message[4:] }
+	padded := func(ip netip.Addr) []byte { return append(arp(1, ip, ip), make([]byte, 18)...) }
+	for name, row := range map[string]struct {
+		message []byte
+		passes  []byte
+	}{
+		"ARP with padding":            {cut(padded(vip)), cut(padded(own))},
+		"neighbour advertisement":     {cut(neighbour(neighborAdvertisement, own6, nodes6, vip6)), cut(neighbour(neighborAdvertisement, own6, nodes6, own6))},
+		"from the virtual address":    {cut(neighbour(routerSolicitation, vip6, nodes6, netip.Addr{})), cut(neighbour(routerSolicitation, own6, nodes6, netip.Addr{}))},
+		"duplicate address detection": {cut(neighbour(neighborSolicitation, nobody6, nodes6, vip6)), cut(neighbour(neighborSolicitation, own6, nodes6, vip6))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			namespace6(t)
+			raiseIt(t, open(t), vip, vip6)
+			before := dropped(t)
+			sendCooked(t, "v0", row.passes)
+			if n := dropped(t) - before; n != 0 {
+				t.Errorf("dropped %d that name no virtual address", n)
+			}
+			sendCooked(t, "v0", row.message)
+			if n := dropped(t) - before; n != 1 {
+				t.Errorf("dropped %d, want 1", n)
+			}
+		})
+	}
+}
+
 func TestOtherNeighbourMessagesPass(t *testing.T) {
 	namespace6(t)
 	raiseIt(t, open(t), vip, vip6)
