@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/test/lab"
 )
@@ -53,6 +55,7 @@ func newPair(t *testing.T, changes ...keys) *pair {
 		}
 	}
 	p := &pair{Lab: lab.Test(t, lab.Options{Config: all}), t: t}
+	t.Cleanup(p.stacks)
 	p.check(p.ConnectSSH())
 	p.role(p.LB1, status.Master)
 	p.role(p.LB2, status.Backup)
@@ -72,6 +75,16 @@ func (p *pair) check(err error) {
 	p.t.Helper()
 	if err != nil {
 		p.t.Fatal(err)
+	}
+}
+
+// stacks has the replicator write into its log what it is doing, if the test has failed.
+func (p *pair) stacks() {
+	if p.t.Failed() && p.daemon != nil && p.daemon.Signal(unix.SIGQUIT) == nil {
+		select {
+		case <-p.daemon.Done():
+		case <-time.After(2 * time.Second):
+		}
 	}
 }
 
