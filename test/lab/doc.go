@@ -5,7 +5,7 @@
 //	                           ├─ switch br0┤
 //	lb2 192.168.77.12 ─ eth0 ──┘     │.1    └ · · $cluster_ip 192.168.77.100, held by one of the nodes
 //
-// With [Options].Links = 2 every machine has eth1 on a second switch, br1, with 192.168.177.x.
+// With [Options].Nodes there are lb3 and lb4, .13 and .14, besides. With Links = 2 every machine has eth1 on a second switch, br1, with 192.168.177.x.
 //
 // A machine is a process 1 in pid, mount, network, UTS and IPC namespaces of its own: this very program, executed again
 // (an init function takes over, so any program that imports the package can make a lab). The host's files are there

@@ -57,11 +57,14 @@ type Options struct {
 	BinDir string
 	// HooksDir holds the three hook scripts. Default: hooks of that module, if it exists.
 	HooksDir string
+	// Nodes is the number of nodes, 2 (the default) to 4. Of lb3 and lb4 the configuration has lb1 as the peer, until
+	// Configure says otherwise.
+	Nodes int
 	// Links is the number of networks, 1 (the default) or 2.
 	Links int
 	// Families are those of $local_ip, $remote_ip and $cluster_ip. Machines with IPv6 look for no duplicates.
 	Families Families
-	// Config has keys and values for skudonet-cluster.conf of both nodes, as for [Node.Configure].
+	// Config has keys and values for skudonet-cluster.conf of all nodes, as for [Node.Configure].
 	Config map[string]string
 	// Keep lets Close leave everything running, with instructions how to get in written to Out.
 	Keep bool
@@ -75,6 +78,7 @@ type Options struct {
 type Lab struct {
 	ID                       string
 	LB1, LB2, Client, Switch *Node
+	LB3, LB4                 *Node // nil without Options.Nodes
 
 	options   Options
 	name      *os.File // the bound socket whose name is the lab's
@@ -102,6 +106,12 @@ func New(options Options) (_ *Lab, err error) {
 	l.Switch = &Node{Name: "switch", host: 1, lab: l}
 	l.LB1 = &Node{Name: "lb1", host: 11, lab: l}
 	l.LB2 = &Node{Name: "lb2", host: 12, lab: l}
+	if options.Nodes > 2 {
+		l.LB3 = &Node{Name: "lb3", host: 13, lab: l}
+	}
+	if options.Nodes > 3 {
+		l.LB4 = &Node{Name: "lb4", host: 14, lab: l}
+	}
 	l.Client = &Node{Name: "client", host: 50, lab: l}
 	defer func() {
 		if err != nil {
@@ -115,7 +125,7 @@ func New(options Options) (_ *Lab, err error) {
 	if err := l.bootSwitch(); err != nil {
 		return nil, err
 	}
-	machines := []*Node{l.LB1, l.LB2, l.Client}
+	machines := append(l.Nodes(), l.Client)
 	failed := make(chan error)
 	for _, n := range machines {
 		go func() {
@@ -136,6 +146,12 @@ func New(options Options) (_ *Lab, err error) {
 }
 
 func (o *Options) complete() error {
+	if o.Nodes == 0 {
+		o.Nodes = 2
+	}
+	if o.Nodes < 2 || o.Nodes > 4 {
+		return fmt.Errorf("lab with %d nodes: want 2 to 4", o.Nodes)
+	}
 	switch o.Links {
 	case 0:
 		o.Links = 1
@@ -186,10 +202,10 @@ func ModuleDir() (string, error) {
 	return "", err
 }
 
-// Nodes gives lb1 and lb2.
-func (l *Lab) Nodes() []*Node { return []*Node{l.LB1, l.LB2} }
+// Nodes gives lb1, lb2 and, with Options.Nodes, lb3 and lb4.
+func (l *Lab) Nodes() []*Node { return []*Node{l.LB1, l.LB2, l.LB3, l.LB4}[:l.options.Nodes] }
 
-func (l *Lab) machines() []*Node { return []*Node{l.LB1, l.LB2, l.Client, l.Switch} }
+func (l *Lab) machines() []*Node { return append(l.Nodes(), l.Client, l.Switch) }
 
 // Close ends every process of the lab, and with them its namespaces, mounts and files; with Options.Keep it only lets
 // go. A second Close does nothing.

@@ -578,6 +578,54 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// A third node and a fourth are nodes like the others.
+func TestFurtherNodes(t *testing.T) {
+	t.Parallel()
+	if _, err := New(Options{Nodes: 5}); err == nil {
+		t.Error("a lab with five nodes")
+	}
+	if l := Test(t, Options{}); l.LB3 != nil || len(l.Nodes()) != 2 {
+		t.Errorf("%d nodes, two are the default", len(l.Nodes()))
+	}
+	l := Test(t, Options{Nodes: 4})
+	if l.LB4.Addr(0).String() != "192.168.77.14" {
+		t.Errorf("lb4 has %s", l.LB4.Addr(0))
+	}
+	wantReply(t, l.LB4, l.LB1.Addr(0))
+	wantReply(t, l.LB3, l.LB4.Addr(0))
+	text, err := l.LB3.ReadFile(ConfigPath)
+	check(t, err)
+	if !strings.Contains(text, `$local_ip="192.168.77.13";`) || !strings.Contains(text, `$remote_ip="192.168.77.11";`) {
+		t.Errorf("lb3 is told:\n%s", text)
+	}
+	w := l.Watch(ClusterIP)
+	begin := time.Now()
+	for _, n := range []*Node{l.LB3, l.LB4} {
+		run(t, n, "ip", "addr", "add", "192.168.77.100/24", "dev", "eth0")
+		check(t, n.WriteFile(StatusPath, "master\n", 0o644))
+		Eventually(t, 5*time.Second, "seen as a master with the address", func() (ok bool, _ string) {
+			_, ok = w.Last(n, func(c Claim) bool { return c == Claim{true, true, "master"} })
+			return ok, fmt.Sprint(w.Changes())
+		})
+	}
+	check(t, l.LB4.PowerOff())
+	Eventually(t, 5*time.Second, "seen without power", func() (ok bool, _ string) {
+		_, ok = w.Last(l.LB4, func(c Claim) bool { return c == Claim{} })
+		return ok, fmt.Sprint(w.Changes())
+	})
+	w.Stop()
+	lb4, off := w.Last(l.LB4, func(c Claim) bool { return c.Address })
+	if off {
+		t.Error("lb4 has the address without power")
+	}
+	if two := w.TwoHolders(begin); two == 0 || two > time.Since(lb4) || w.TwoMasters(begin) == 0 {
+		t.Errorf("two holders for %v, two masters for %v: %v", two, w.TwoMasters(begin), w.Changes())
+	}
+	if none := w.NoHolder(lb4); none != 0 {
+		t.Errorf("no holder for %v, although lb3 was one", none)
+	}
+}
+
 func TestCapture(t *testing.T) {
 	t.Parallel()
 	l := Test(t, Options{})

@@ -74,7 +74,7 @@ func (l *Lab) bootSwitch() error {
 	defer nodeLeashHeld.Close()
 	l.nodeLeash = nodeLeash
 	spec := bootSpec{Host: "switch", BinDir: l.options.BinDir, Copies: l.options.copies}
-	for _, n := range []*Node{l.LB1, l.LB2, l.Client} {
+	for _, n := range append(l.Nodes(), l.Client) {
 		spec.Disks = append(spec.Disks, n.Name)
 	}
 	b, err := l.start(spec, "/proc/self/exe", leash, nodeLeashHeld)

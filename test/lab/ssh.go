@@ -155,17 +155,18 @@ func (n *Node) writeKey(file string, key crypto.Signer) (ssh.PublicKey, error) {
 		n.WriteFile(file+".pub", string(ssh.MarshalAuthorizedKey(public)), 0o644))
 }
 
-// ConnectSSH does what an admin does once for the replication: root of each node gets a key pair without a passphrase,
+// ConnectSSH does what an admin does once for the replication: root of lb1 and lb2 gets a key pair without a passphrase,
 // which the other node lets in, and knows the other one's host keys at its first address, or first of IPv6, hashed as Debian's ssh
 // writes them. Then it starts sshd on both.
 func (l *Lab) ConnectSSH() error {
-	for i, n := range l.Nodes() {
-		peer := l.Nodes()[1-i]
+	pair := []*Node{l.LB1, l.LB2}
+	for i, n := range pair {
+		peer := pair[1-i]
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
 			return err
 		}
-		for _, node := range l.Nodes() {
+		for _, node := range pair {
 			if err := os.MkdirAll(node.Root("/root/.ssh"), 0o700); err != nil {
 				return err
 			}
@@ -192,7 +193,7 @@ func (l *Lab) ConnectSSH() error {
 			return err
 		}
 	}
-	for _, n := range l.Nodes() {
+	for _, n := range pair {
 		if _, err := n.StartSSH(); err != nil {
 			return err
 		}

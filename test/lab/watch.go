@@ -26,7 +26,7 @@ type Change struct {
 	Claim
 }
 
-// Watch looks every millisecond at what both nodes claim.
+// Watch looks every millisecond at what the nodes claim.
 type Watch struct {
 	addr netip.Addr
 	stop chan struct{}
@@ -192,6 +192,11 @@ func (w *Watch) Stop() []Change {
 
 // Longest is the longest time, not counting what was before since, during which the claims of lb1 and lb2 were such.
 func (w *Watch) Longest(since time.Time, such func(lb1, lb2 Claim) bool) time.Duration {
+	return w.longest(since, func(claims []Claim) bool { return such(claims[0], claims[1]) })
+}
+
+// longest is Longest for the claims of all nodes.
+func (w *Watch) longest(since time.Time, such func([]Claim) bool) time.Duration {
 	changes := w.Changes()
 	w.mu.Lock()
 	end := w.end
@@ -199,16 +204,16 @@ func (w *Watch) Longest(since time.Time, such func(lb1, lb2 Claim) bool) time.Du
 	if end.IsZero() {
 		end = time.Now()
 	}
-	var claims [2]Claim
+	claims := make([]Claim, len(w.eyes))
 	var longest time.Duration
 	var from time.Time // when it became such; zero while it is not
 	for i, c := range changes {
 		claims[slices.IndexFunc(w.eyes, func(e *eye) bool { return e.node.Name == c.Node })] = c.Claim
-		if i == 0 {
-			continue // The second node's state at the start is still to come.
+		if i < len(claims)-1 {
+			continue // The other nodes' states at the start are still to come.
 		}
 		switch {
-		case !such(claims[0], claims[1]):
+		case !such(claims):
 			from = time.Time{}
 			continue
 		case from.IsZero():
@@ -226,19 +231,32 @@ func (w *Watch) Longest(since time.Time, such func(lb1, lb2 Claim) bool) time.Du
 	return longest
 }
 
-// TwoMasters is the longest time since then with both status files saying master.
+// TwoMasters is the longest time since then with two status files or more saying master.
 func (w *Watch) TwoMasters(since time.Time) time.Duration {
-	return w.Longest(since, func(a, b Claim) bool { return a.Status == "master" && b.Status == "master" })
+	return w.longest(since, func(all []Claim) bool {
+		return count(all, func(c Claim) bool { return c.Status == "master" }) > 1
+	})
 }
 
-// TwoHolders is the longest time since then with the address on both nodes.
+// TwoHolders is the longest time since then with the address on two nodes or more.
 func (w *Watch) TwoHolders(since time.Time) time.Duration {
-	return w.Longest(since, func(a, b Claim) bool { return a.Address && b.Address })
+	return w.longest(since, func(all []Claim) bool { return count(all, holds) > 1 })
 }
 
-// NoHolder is the longest time since then with the address on neither node.
+// NoHolder is the longest time since then with the address on no node.
 func (w *Watch) NoHolder(since time.Time) time.Duration {
-	return w.Longest(since, func(a, b Claim) bool { return !a.Address && !b.Address })
+	return w.longest(since, func(all []Claim) bool { return count(all, holds) == 0 })
+}
+
+func holds(c Claim) bool { return c.Address }
+
+func count(claims []Claim, such func(Claim) bool) (n int) {
+	for _, c := range claims {
+		if such(c) {
+			n++
+		}
+	}
+	return n
 }
 
 // Last is the time when a node's claim last became such, and whether it is such now.
