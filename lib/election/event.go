@@ -44,8 +44,8 @@ var eventNames = [...]string{"start", "resume", "tick", "advert", "unverifiable 
 func (k EventKind) String() string { return eventNames[k] }
 
 // Event is one input of the Machine. From, Priority, Interval and Rank belong to
-// Advert, From and Timing to CARPAdvert; Unverifiable has From alone, Start
-// Hesitant.
+// Advert, From and Timing to CARPAdvert, From and Claims to Unverifiable, Hesitant
+// to Start.
 type Event struct {
 	Kind     EventKind
 	From     netip.Addr
@@ -53,6 +53,7 @@ type Event struct {
 	Interval time.Duration
 	Timing   Timing
 	Hesitant bool // wait longer for a master, before the first promotion, than one down interval: see Hesitation
+	Claims   bool // it is signed with another key, for this virtual router's own address
 	Rank     int  // breaks ties where it is not 0: positive if the sender's address is the higher one; else From and Config.Local do
 }
 

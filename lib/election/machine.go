@@ -181,10 +181,15 @@ func (m *Machine) handleBackup(now time.Duration, ev Event) {
 		m.backupHearsCARP(now, ev)
 	case Unverifiable:
 		// Two nodes whose passwords or dialects differ must not both be master
-		// because one of them was restarted. A node that has once verified its peer, or was
+		// because one of them was restarted, nor a third that has by mistake the
+		// configuration of a pair, whose keys are not its own. A node that has once verified its peer, or was
 		// master, cannot be held this way.
-		if !m.proven && ev.From == m.cfg.Peer {
-			m.deadline = max(m.deadline, now+m.silence())
+		if !m.proven && (ev.From == m.cfg.Peer || ev.Claims) {
+			wait := m.silence()
+			if ev.Claims {
+				wait += m.interval // whoever obeys that router takes over before this one, and is heard
+			}
+			m.deadline = max(m.deadline, now+wait)
 			if !m.held {
 				m.held = true
 				m.note(Effect{Reason: Held, From: ev.From})

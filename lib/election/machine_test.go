@@ -57,6 +57,7 @@ func slowAdvert(from netip.Addr, priority uint8) Event {
 func hesitates() Event { return Event{Kind: Start, Hesitant: true} }
 
 func unverifiable(from netip.Addr) Event { return Event{Kind: Unverifiable, From: from} }
+func claim(from netip.Addr) Event        { return Event{Kind: Unverifiable, From: from, Claims: true} }
 
 // Ways into each situation, with what the machine then waits for.
 var (
@@ -258,6 +259,11 @@ var transitions = []struct {
 		after(listeningTo, step{2 * time.Second, ev(Stop)}, step{3 * time.Second, ev(Start)}),
 		4 * time.Second, unverifiable(peer), []Effect{notes(Held, peer)}, inBackup, 4*time.Second + down},
 	{"a stranger does not hold a start", signed, starting, 3 * time.Second, unverifiable(higher), nil, inBackup, down + tie},
+	{"but one does that signs otherwise for our address", signed, starting, 3 * time.Second, claim(higher),
+		[]Effect{notes(Held, higher)}, inBackup, 4*time.Second + down},
+	{"nor does a node that cannot verify its peer race with one that can", signed, starting, 3 * time.Second, claim(peer),
+		[]Effect{notes(Held, peer)}, inBackup, 4*time.Second + down},
+	{"that holds no node that verified its peer", signed, listeningTo, 3 * time.Second, claim(higher), nil, inBackup, time.Second + down},
 	{"nothing holds a node that verified its peer", signed, listeningTo, 3 * time.Second, unverifiable(peer),
 		nil, inBackup, time.Second + down},
 	{"nothing holds a node that verified a stranger with the password", signed, after(starting, step{time.Second, advert(higher, 1)}),

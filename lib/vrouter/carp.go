@@ -51,7 +51,7 @@ func (r *Router) CARPInUDP() {
 			return // the bridge has ended: CARP is nothing, in whatever it comes
 		}
 		r.drop(r.cfg.Election.Peer, reasonInUDP)
-		r.unverifiable(r.cfg.Election.Peer, reasonInUDP)
+		r.unverifiable(election.Event{From: r.cfg.Election.Peer}, reasonInUDP)
 	})
 }
 
@@ -79,7 +79,7 @@ func (r *Router) receiveCARP(p transport.Packet) {
 	}
 	if err != nil {
 		r.drop(p.Src, carp.Reason(err))
-		r.unverifiable(p.Src, carp.Reason(err))
+		r.unverifiable(election.Event{From: p.Src}, carp.Reason(err))
 		return
 	}
 	if err := r.carped.Note(p.Payload); err != nil {

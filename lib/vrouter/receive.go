@@ -56,7 +56,7 @@ func (r *Router) receive(l *leg, p transport.Packet) {
 		return
 	case hears == election.CARP && len(p.Payload) > 0 && p.Payload[0]>>4 == 3:
 		r.drop(p.Src, reasonVRRP)
-		r.unverifiable(r.named(l, p.Src), reasonVRRP)
+		r.unverifiable(election.Event{From: r.named(l, p.Src)}, reasonVRRP)
 		return
 	}
 	trailer, _, err := r.heard.Unmarshal(p.Payload, p.Src, p.Dst)
@@ -66,7 +66,7 @@ func (r *Router) receive(l *leg, p transport.Packet) {
 	if err != nil {
 		r.drop(p.Src, vrrp.Reason(err))
 		if errors.Is(err, vrrp.ErrVersion) {
-			r.unverifiable(r.named(l, p.Src), vrrp.Reason(err))
+			r.unverifiable(election.Event{From: r.named(l, p.Src)}, vrrp.Reason(err))
 		}
 		return
 	}
@@ -77,7 +77,8 @@ func (r *Router) receive(l *leg, p transport.Packet) {
 		if seq, err = r.verify(l, message, trailer, p.Src); err != nil {
 			r.drop(p.Src, auth.Reason(err))
 			if !errors.Is(err, auth.ErrReplay) {
-				r.unverifiable(from, auth.Reason(err))
+				claims := errors.Is(err, auth.ErrMAC) && slices.Contains(r.heard.Addrs, l.ClusterIP)
+				r.unverifiable(election.Event{From: from, Claims: claims}, auth.Reason(err))
 			}
 			return
 		}
@@ -127,9 +128,9 @@ func (r *Router) rank(l *leg, src, from netip.Addr) int {
 }
 
 // unverifiable tells the election that a router is there which it must not obey.
-func (r *Router) unverifiable(from netip.Addr, reason string) {
-	r.strange = reason
-	r.handle(election.Event{Kind: election.Unverifiable, From: from})
+func (r *Router) unverifiable(ev election.Event, reason string) {
+	r.strange, ev.Kind = reason, election.Unverifiable
+	r.handle(ev)
 }
 
 // verify tries the password in force and the next one, and moves the sender's

@@ -561,6 +561,39 @@ func TestThreeRoutersWithOneKey(t *testing.T) {
 	}
 }
 
+// A third one with the configuration of a pair, whose password makes another key for it.
+func TestThirdWithAnotherKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		one := w.join(setup{addr: a, peer: b, passwords: signed})
+		w.after(5 * time.Second)
+		two := w.join(setup{addr: b, peer: a, passwords: signed})
+		third := w.join(setup{addr: c, peer: a, passwords: []string{"made of other addresses"}})
+		w.after(time.Minute)
+		one.want(t, "master")
+		one.kill()
+		w.after(time.Minute)
+		two.want(t, "master")
+		third.want(t, "backup")
+		if n := strings.Count(third.log.String(), "not becoming master while the peer "+a+" advertises"); n != 1 {
+			t.Errorf("said %d times that the promotion is held:\n%s", n, third.log)
+		}
+		two.kill()
+		w.after(time.Minute)
+		third.want(t, "master")
+		one = w.join(setup{addr: a, peer: b, passwords: signed})
+		w.after(time.Minute)
+		one.want(t, "backup")
+		if n := strings.Count(one.log.String(), "not becoming master while "+c+", which is not $remote_ip, advertises what this node must not obey: its signature does not fit"); n != 1 {
+			t.Errorf("said %d times that the promotion is held:\n%s", n, one.log)
+		}
+		third.kill()
+		w.after(10 * time.Second)
+		one.want(t, "master")
+		one.kill()
+	})
+}
+
 // A one-way cut makes two masters; the heal must end it within an interval, and
 // the survivor announces.
 func TestSplitAndHeal(t *testing.T) {

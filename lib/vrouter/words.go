@@ -68,7 +68,11 @@ func hesitation(e election.Effect) string {
 func (r *Router) note(e election.Effect) {
 	switch e.Reason {
 	case election.Held:
-		r.troubles.Set("held", fmt.Sprintf("not becoming master while the peer %s advertises what this node must not obey: %s", e.From, remedy(r.strange)))
+		who := fmt.Sprintf("the peer %s", e.From)
+		if e.From != r.cfg.Election.Peer {
+			who = fmt.Sprintf("%s, which is not $remote_ip,", e.From)
+		}
+		r.troubles.Set("held", fmt.Sprintf("not becoming master while %s advertises what this node must not obey: %s", who, remedy(r.strange)))
 	case election.Stalled:
 		r.log.Warn(fmt.Sprintf("this process did not run for %s, longer than the down interval; silent for %s, to hear whether somebody took over",
 			short(e.After), short(r.machine.DownInterval())))

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/test/lab"
 )
@@ -300,25 +302,51 @@ func TestThreeOfOursTogether(t *testing.T) {
 	}
 }
 
-// With a password the third one cannot be verified, nor verify anybody: its key was made of other addresses.
+// With a password the third one cannot be verified, nor verify anybody: its key was made of other addresses. So it is not
+// of the election, but must not become master beside it either, nor they beside the third.
 func TestThirdWithThePassword(t *testing.T) {
 	l := newWire(t, lab.Options{Nodes: 3}, nil)
 	c := newCluster(t, l, lab.ClusterIP, l.Nodes()...)
-	since := time.Now()
 	c.start(l.LB1)
 	c.only(l.LB1)
 	c.start(l.LB2, l.LB3)
-	const held = "not becoming master while the peer 192.168.77.11 advertises what this node must not obey: its signature does not fit"
-	c.logged(l.LB3, held)
+	const held = "not becoming master while %s advertises what this node must not obey: its signature does not fit"
+	byPeer := fmt.Sprintf(held, "the peer 192.168.77.11")
+	c.logged(l.LB3, byPeer)
 	c.calm()
-	c.saidOnce(l.LB3, held)
 
+	t.Log("the pair fails over without it, and hands over")
+	if n := c.failover(); n != l.LB2 {
+		t.Errorf("%s is master", n.Name)
+	}
+	c.calm()
+	since := time.Now()
+	c.check(c.daemons[l.LB2].Signal(unix.SIGUSR2))
+	c.only(l.LB1)
+	c.gap(since, 0)
+	c.calm()
+	c.saidOnce(l.LB3, byPeer)
 	for _, n := range []*lab.Node{l.LB1, l.LB2} {
 		if log := c.daemons[n].Log(); strings.Contains(log, "refused") {
 			t.Errorf("%s has heard the third one:\n%s", n.Name, log)
 		}
 	}
+	c.neverTwo(time.Time{}, slack) // a hand-over has two, a failover none
+
+	t.Log("it is master when both are away, and they wait for it when they are back")
+	c.stop(l.LB2, l.LB1)
+	c.only(l.LB3)
+	since = time.Now()
+	c.start(l.LB1, l.LB2)
+	byThird := fmt.Sprintf(held, "192.168.77.13, which is not $remote_ip,")
+	c.logged(l.LB1, byThird)
+	c.logged(l.LB2, byThird)
+	c.calm()
+	c.saidOnce(l.LB1, byThird)
+	c.saidOnce(l.LB2, byThird)
 	c.neverTwo(since, 0)
+	c.stop(l.LB3)
+	c.only(l.LB1, l.LB2)
 }
 
 // Two pairs of ours on a wire.
