@@ -101,6 +101,7 @@ var remedies = map[string]string{
 	reasonOver:     "it is CARP, which ended here when the other node was upgraded: a replay, or version 2.0 runs there again",
 	reasonInUDP:    "it is CARP in UDP, which this program does not speak: upgrade both nodes in one sitting",
 	reasonVRRP:     "it is VRRPv3, and $protocol is \"carp\" here: set the same on both nodes",
+	reasonAnother:  "it has our number and not our $cluster_ip: give one of the two clusters another $cluster_id",
 	"unsigned":     "it is not signed: that router has no $password, or does not sign; nobody takes the address without the password",
 	"bad-signature": "its signature does not fit: is $password the same on both nodes, and are $local_ip, $remote_ip and $cluster_id " +
 		"mirrored exactly? Otherwise somebody forges",
@@ -122,4 +123,5 @@ const (
 	reasonOver     = "carp-over"
 	reasonVRRP     = "vrrpv3"
 	reasonInUDP    = "carp-in-udp"
+	reasonAnother  = "another-address"
 )

@@ -84,6 +84,11 @@ func (r *Router) receive(l *leg, p transport.Packet) {
 		}
 		from = r.named(l, r.signer(l, from))
 	}
+	if from != r.cfg.Election.Peer && !l.fromLinkLocal && !slices.Contains(r.heard.Addrs, l.ClusterIP) {
+		// A link-local address does not tell that it is not the peer, of which another list is obeyed.
+		r.drop(p.Src, reasonAnother)
+		return
+	}
 	if stale := r.now - p.Arrived; r.heard.Priority == 0 && stale > r.machine.MasterInterval() {
 		// Said before this process was paused: whoever was invited took over long ago.
 		r.drop(p.Src, reasonStale)

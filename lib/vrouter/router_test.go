@@ -829,6 +829,43 @@ func TestLinkFaults(t *testing.T) {
 	})
 }
 
+// Another cluster with our number, where no password tells it from ours.
+func TestAnotherRouterWithOurNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		one := w.join(setup{addr: a, peer: b})
+		w.after(10 * time.Second)
+		hears := func(from string, priority uint8, list ...string) {
+			adv := vrrp.Advertisement{VRID: 1, Priority: priority, Interval: time.Second}
+			for _, addr := range list {
+				adv.Addrs = append(adv.Addrs, netip.MustParseAddr(addr))
+			}
+			packet, err := adv.Append(nil, netip.MustParseAddr(from), transport.Group, vrrp.PseudoHeader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.deliver(nil, netip.MustParseAddr(from), packet)
+			w.after(100 * time.Millisecond)
+		}
+		const other = "192.0.2.200"
+		for range 3 {
+			hears(c, 254, other)
+			hears(c, 0, other)
+			one.want(t, "master")
+		}
+		if n := strings.Count(one.log.String(), "refused an advertisement from "+c+": it has our number and not our $cluster_ip"); n != 1 {
+			t.Errorf("said %d times, want once:\n%s", n, one.log)
+		}
+		hears(c, 254, other, clusterIP) // a third router of ours, that has one more
+		one.want(t, "backup")
+		w.after(10 * time.Second)
+		one.want(t, "master")
+		hears(b, 254, other) // the peer, however it is configured
+		one.want(t, "backup")
+		one.kill()
+	})
+}
+
 func TestStrangersAndMismatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()

@@ -457,22 +457,25 @@ func goodbyes(c *lab.Capture) []lab.Packet {
 }
 
 // A router of somebody else that has our number, wins every election, and leaves at the worst moments.
-func TestKeepalivedBesideSigned(t *testing.T) {
+func TestKeepalivedWithOurNumber(t *testing.T) {
 	t.Parallel()
 	const unsigned = "it is not signed: that router has no $password"
 	for _, row := range []struct {
 		name          string
 		families      lab.Families
+		password      string
 		version       int
 		ours, another string
 		reported      string
 	}{
-		{"VRRPv3", lab.IPv4, 3, "192.168.77.100", "192.168.77.201", unsigned},
-		{"VRRPv2", lab.IPv4, 2, "192.168.77.100", "192.168.77.201", "it is VRRP version 2: set version 3 on that router"},
-		{"IPv6", lab.IPv6, 3, "fd77::100", "fd77::201", unsigned},
+		{"VRRPv3", lab.IPv4, lab.Password, 3, "192.168.77.100", "192.168.77.201", unsigned},
+		{"VRRPv2", lab.IPv4, lab.Password, 2, "192.168.77.100", "192.168.77.201", "it is VRRP version 2: set version 3 on that router"},
+		{"IPv6", lab.IPv6, lab.Password, 3, "fd77::100", "fd77::201", unsigned},
+		{"without a password", lab.IPv4, "", 3, "192.168.77.100", "192.168.77.201",
+			"it has our number and not our $cluster_ip: give one of the two clusters another $cluster_id"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			l := newWire(t, lab.Options{Families: row.families}, nil)
+			l := newWire(t, lab.Options{Families: row.families}, keys{"password": row.password})
 			c := newCluster(t, l, netip.MustParseAddr(row.ours), l.Nodes()...)
 			wire := c.capture()
 			another := netip.MustParseAddr(row.another)
@@ -510,7 +513,7 @@ func TestKeepalivedBesideSigned(t *testing.T) {
 	}
 }
 
-// Without a password there is nothing but the number to tell others by.
+// Who has another number is not seen at all, without a password either.
 func TestKeepalivedWithAnotherNumber(t *testing.T) {
 	l := newWire(t, lab.Options{}, keys{"password": ""})
 	c := newCluster(t, l, lab.ClusterIP, l.Nodes()...)
