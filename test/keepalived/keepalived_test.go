@@ -174,14 +174,20 @@ func (p *pair) startTheirs() {
 	p.kept = d
 }
 
-// start starts the program of a node.
+// start starts the program of a node, and returns when it takes part in the election.
 func (p *pair) start(n *lab.Node) {
 	p.t.Helper()
+	name, words, start := "keepalived", "Entering BACKUP STATE (init)", p.startTheirs
 	if n == p.our {
-		p.startOurs()
-	} else {
-		p.startTheirs()
+		name, words, start = "skd-vrrpd", "backup on eth0 vrid 1: the service started", p.startOurs
 	}
+	times := func() int { // the log is that of all its lives
+		log, _ := n.ReadFile("/var/log/" + name + ".log")
+		return strings.Count(log, words)
+	}
+	before := times()
+	start()
+	lab.Eventually(p.t, limit, fmt.Sprintf("%q from %s, once more", words, name), func() (bool, string) { return times() > before, "" })
 }
 
 // stop ends it as an admin does.
@@ -255,6 +261,34 @@ func (p *pair) neverTwo(since time.Time, atMost time.Duration) {
 		p.t.Errorf("both had the address for %v, want at most %v", d, atMost)
 	}
 }
+
+// report is what our vrrpd.json says.
+func (p *pair) report() status.Daemon {
+	p.t.Helper()
+	r, err := status.ReadDaemon(p.our.Root(path.Join(status.RunDir, status.DaemonFile)))
+	p.check(err)
+	return r
+}
+
+// learned waits until our node is backup and goes by the interval of the other one, which it hears, and says so. At 10 ms a busy
+// host lets any backup take over now and then; it is told to hand back then.
+func (p *pair) learned() {
+	p.t.Helper()
+	lab.Eventually(p.t, limit, fmt.Sprintf("our node as backup that goes by %v", p.options.theirs.every), func() (bool, string) {
+		p.check(p.vrrpd.Signal(unix.SIGUSR1))
+		<-time.After(100 * time.Millisecond)
+		r := p.report()
+		if r.State == status.Master {
+			p.check(p.vrrpd.Signal(unix.SIGUSR2))
+			<-time.After(500 * time.Millisecond)
+		}
+		return r.State == status.Backup && time.Duration(r.Peer.Interval) == p.options.theirs.every && same(time.Duration(r.DownInterval), p.down(p.our)),
+			fmt.Sprintf("%s, which hears %+v; its down interval is %v", r.State, r.Peer, r.DownInterval)
+	})
+}
+
+// same allows for the decimals of a file.
+func same(a, b time.Duration) bool { return (a - b).Abs() < time.Microsecond }
 
 func (p *pair) probe() *lab.Probe {
 	p.t.Helper()
@@ -350,9 +384,15 @@ func TestTransitions(t *testing.T) {
 			if strings.Contains(p.vrrpd.Log(), "refused an advertisement") {
 				t.Errorf("an advert of keepalived was refused:\n%s", p.vrrpd.Log())
 			}
-			r, err := status.ReadDaemon(p.our.Root(path.Join(status.RunDir, status.DaemonFile)))
-			if err != nil || r.Received == 0 || r.Peer.Address != p.addr(p.their).String() {
-				t.Errorf("what our node says of its peer: %+v, %v", r.Peer, err)
+			r := p.report()
+			if r.Received == 0 || r.Peer.Address != p.addr(p.their).String() {
+				t.Errorf("what our node says of its peer: %+v", r.Peer)
+			}
+			t.Log("that anybody could do so is said")
+			const unsigned = "empty: adverts go unsigned, and any host in the network can take the addresses"
+			p.logged("$password: " + unsigned)
+			if warned := fmt.Sprint(r.Warnings); r.Signed || r.Peer.Verified || !strings.Contains(warned, unsigned) {
+				t.Errorf("signed: %v, verified: %v, warnings: %s", r.Signed, r.Peer.Verified, warned)
 			}
 		})
 	}
@@ -407,7 +447,10 @@ func TestSilentCutAndHeal(t *testing.T) {
 		{"their priority is higher", options{theirs: theirs{priority: 110}}, false},
 		{"IPv6, our link-local address is higher", options{families: lab.IPv6}, true},
 		{"IPv6, their link-local address is higher", options{families: lab.IPv6, oursFirst: true}, false},
-		{"unicast over IPv6", options{families: lab.IPv6, unicast: true}, true},
+		{"unicast, our address is higher", options{unicast: true}, true},
+		{"unicast, their address is higher", options{unicast: true, oursFirst: true}, false},
+		{"unicast over IPv6, our address is higher", options{families: lab.IPv6, unicast: true}, true},
+		{"unicast over IPv6, their address is higher", options{families: lab.IPv6, unicast: true, oursFirst: true}, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			p := newPair(t, row.options)
@@ -443,23 +486,22 @@ func TestIntervals(t *testing.T) {
 		{10 * time.Millisecond, 10 * time.Millisecond},
 		{100 * time.Millisecond, time.Second},
 		{time.Second, 100 * time.Millisecond},
+		{10 * time.Millisecond, 100 * time.Millisecond},
+		{100 * time.Millisecond, 10 * time.Millisecond},
 	} {
 		t.Run(fmt.Sprintf("%v and %v", row.ours, row.theirs), func(t *testing.T) {
 			// At 10 ms a busy host is late now and then, and then the master changes; what counts is what becomes of it.
+			const least = 100 * time.Millisecond
 			p := newPair(t, options{every: row.ours, theirs: theirs{every: row.theirs}})
 			p.start(p.their)
 			p.holder(p.their)
 			p.start(p.our)
-			if row.ours < row.theirs {
-				// A router that starts waits by its own interval until it has heard another one; after a hand-over it hears it at once.
-				p.holder(p.our)
-				p.check(p.vrrpd.Signal(unix.SIGUSR2))
-				p.holder(p.their)
-			}
+			// A router that starts waits by its own interval until it has heard another one, so that ours may be master for a while.
+			p.learned()
 			if row.ours != row.theirs {
 				p.logged(fmt.Sprintf("advertises every %v and our $advert_interval is %v", row.theirs, row.ours))
 			}
-			if row.theirs >= 100*time.Millisecond {
+			if row.theirs >= least {
 				p.stays(p.their)
 			}
 			probe := p.probe()
@@ -469,14 +511,9 @@ func TestIntervals(t *testing.T) {
 			p.outage(probe, since, p.down(p.our))
 			p.check(p.their.PowerOn())
 			p.start(p.their)
-			switch {
-			case row.ours > row.theirs:
-				// As above. It is sent back at once.
-				lab.Eventually(t, limit, "keepalived to have its say", func() (bool, string) {
-					return strings.Contains(p.kept.Log(), "Entering MASTER STATE"), last(p.kept)
-				})
-				p.holder(p.our)
-			case row.ours >= 100*time.Millisecond:
+			<-time.After(election.DownInterval(100, row.theirs, 3) + slack) // likewise; ours has the higher address
+			p.holder(p.our)
+			if row.ours >= least {
 				p.stays(p.our)
 			}
 			since = time.Now()
@@ -544,6 +581,43 @@ func TestAddressListMismatch(t *testing.T) {
 	p.holder(p.their)
 	p.logged("over: 192.168.77.11 advertises 192.168.77.100, 192.168.77.101")
 	p.stays(p.their)
+}
+
+// Nor does it hear that we are master already. Our log says why there are two then.
+func TestTwoMastersByAddressList(t *testing.T) {
+	p := newPair(t, options{theirs: theirs{more: []string{"192.168.77.101/24 dev eth0"}}})
+	p.start(p.our)
+	p.holder(p.our)
+	p.start(p.their)
+	lab.Eventually(t, limit, "the address on both", func() (bool, string) { return p.holds(p.our) && p.holds(p.their), last(p.kept) })
+	const hint = "192.168.77.11 advertises 192.168.77.100, 192.168.77.101 and our $cluster_ip is 192.168.77.100; obeyed, but a keepalived drops ours for that: " +
+		"list $cluster_ip alone under virtual_ipaddress there, and others under virtual_ipaddress_excluded"
+	p.logged(hint)
+	t.Log("the hint is right")
+	p.stop(p.their)
+	p.configure(theirs{priority: 100, every: p.every, more: []string{"}", "virtual_ipaddress_excluded {", "192.168.77.101/24 dev eth0"}})
+	p.start(p.their)
+	p.stays(p.our)
+}
+
+// It cannot sign: with a password on our side nobody is obeyed, and nobody fought.
+func TestWithAPassword(t *testing.T) {
+	p := newPair(t, options{ours: keys{"password": lab.Password}})
+	began := time.Now()
+	p.start(p.their)
+	p.holder(p.their)
+	p.start(p.our)
+	const unsigned = "it is not signed: that router has no $password, or does not sign"
+	p.logged("refused an advertisement from 192.168.77.11: " + unsigned)
+	p.logged("not becoming master while the peer 192.168.77.11 advertises what this node must not obey: " + unsigned)
+	p.stays(p.their)
+	p.neverTwo(began, 0)
+	t.Log("without one it takes part")
+	p.stop(p.our)
+	p.check(p.our.Configure(keys{"password": ""}))
+	p.start(p.our)
+	p.stop(p.their)
+	p.holder(p.our)
 }
 
 // Without a word about it keepalived speaks VRRPv2, once a second.
