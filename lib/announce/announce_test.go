@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -53,6 +54,48 @@ func TestFrames(t *testing.T) {
 	buffer = make([]byte, 0, 86)
 	if n := testing.AllocsPerRun(100, func() { AppendNA(buffer, mac, vip6, true) }); n != 0 {
 		t.Errorf("%v allocations a neighbour advertisement", n)
+	}
+}
+
+// Every gratuitous ARP that keepalived sent is what we send for the same address. ucarp's differs in the target's hardware address
+// alone, which is its own, and which Linux does not look at in a request.
+func TestCaptures(t *testing.T) {
+	const targetMAC, length = 32, 42
+	for _, tt := range []struct {
+		file string
+		want map[string]int // by address, at least
+	}{
+		{"keepalived-vrrp3-ipv4-mcast.pcap", map[string]int{"10.77.0.100": 10, "10.77.0.101": 10}},
+		{"keepalived-graceful-stop.pcap", map[string]int{"10.77.0.100": 10}},
+		{"ucarp-steady.pcap", map[string]int{"10.77.0.100": 1}},
+	} {
+		b, err := os.ReadFile("../vrrp/testdata/" + tt.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]int{}
+		for b = b[24:]; len(b) > 0; {
+			n := binary.LittleEndian.Uint32(b[8:])
+			frame := b[16 : 16+n]
+			b = b[16+n:]
+			if binary.BigEndian.Uint16(frame[12:]) != unix.ETH_P_ARP || string(frame[28:32]) != string(frame[38:42]) {
+				continue
+			}
+			mac, ip := net.HardwareAddr(frame[22:28]), netip.AddrFrom4([4]byte(frame[28:32]))
+			want := AppendGARPRequest(nil, mac, ip)
+			if strings.HasPrefix(tt.file, "ucarp") {
+				copy(want[targetMAC:], mac)
+			}
+			if string(frame[:length]) != string(want) {
+				t.Errorf("%s has\n%x, we send\n%x", tt.file, frame, want)
+			}
+			got[ip.String()]++
+		}
+		for ip, n := range tt.want {
+			if got[ip] < n {
+				t.Errorf("%s has %d of %s, want %d", tt.file, got[ip], ip, n)
+			}
+		}
 	}
 }
 

@@ -1,8 +1,12 @@
 package auth_test
 
 import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -62,6 +66,73 @@ func TestTrailerFitsBehindTheMessage(t *testing.T) {
 	if _, err := receive(k, &got, payload[:len(payload)-auth.TrailerLen], node); err != auth.ErrUnsigned {
 		t.Errorf("without its trailer: %v, want %v", err, auth.ErrUnsigned)
 	}
+}
+
+// keepalived's own test vectors as packets, both ways: what is read of them is what was signed, and what is written of that has the
+// same bytes.
+func TestPublishedPackets(t *testing.T) {
+	secret := make([]byte, 32)
+	for i := range secret {
+		secret[i] = byte(i)
+	}
+	k, err := auth.NewKey(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range []struct {
+		packet        string
+		src, dst, vip string
+		form          vrrp.Checksum
+	}{
+		{"3133c80100644402c0000264" + "010100006800000080000000" + "1b84bc4e8e43892dc6d98448f8ee2265", "198.51.100.10", "224.0.0.18", "192.0.2.100", vrrp.MessageOnly},
+		{"3133c8010064a2e9fe800000000000000000000000000100" + "010100006800000080000000" + "c8c56146ebfd66ee10ec4d8186461b78", "fe80::10", "fe80::20", "fe80::100",
+			vrrp.PseudoHeader},
+	} {
+		packet, err := hex.DecodeString(g.packet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src, dst := netip.MustParseAddr(g.src), netip.MustParseAddr(g.dst)
+		want := vrrp.Advertisement{VRID: 51, Priority: 200, Interval: time.Second, Addrs: []netip.Addr{netip.MustParseAddr(g.vip)}}
+
+		var got vrrp.Advertisement
+		trailer, form, err := got.Unmarshal(packet, src, dst)
+		if err != nil || form != g.form || !reflect.DeepEqual(got, want) {
+			t.Fatalf("read %+v, %v, %v; want %+v, %v", got, form, err, want, g.form)
+		}
+		seq, err := k.Verify(packet[:len(packet)-len(trailer)], trailer, src)
+		if err != nil || seq != 0x6800000080000000 {
+			t.Errorf("sequence %#x, %v", uint64(seq), err)
+		}
+
+		again, err := want.Append(nil, src, dst, g.form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again = k.Append(again, auth.KeyID, src, seq)
+		if src.Is6() {
+			sumAsLinux(again, src, dst)
+		}
+		if !bytes.Equal(again, packet) {
+			t.Errorf("wrote\n%x, want\n%x", again, packet)
+		}
+	}
+}
+
+// sumAsLinux writes the checksum of a packet of IPv6, which is the kernel's to make: it covers all that follows the header.
+func sumAsLinux(b []byte, src, dst netip.Addr) {
+	b[6], b[7] = 0, 0
+	s, d := src.As16(), dst.As16()
+	sum := uint32(len(b) + 112)
+	for _, words := range [][]byte{s[:], d[:], b} {
+		for ; len(words) > 1; words = words[2:] {
+			sum += uint32(binary.BigEndian.Uint16(words))
+		}
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(b[6:], ^uint16(sum))
 }
 
 func TestEveryFlippedByteOfAPacketIsRefused(t *testing.T) {
