@@ -88,12 +88,14 @@ func (m *Machine) silence() time.Duration {
 	return m.DownInterval() + m.timing.Interval()/2
 }
 
-// firstPatience is how long a node waits that has heard nobody yet.
+// firstPatience is how long a node waits that has heard nobody yet. Beside ucarp
+// it may have been the master itself, a moment ago: then ucarp first takes it for
+// dead, and then is silent.
 func (m *Machine) firstPatience() time.Duration {
 	if m.cfg.Dialect == VRRP {
 		return m.patience()
 	}
-	return max(m.patience(), ucarpSilence)
+	return m.patience() + ucarpSilence
 }
 
 // leaveLimit is how long the address is kept for a successor.

@@ -20,7 +20,9 @@ var (
 const (
 	carpDown  = 3 * time.Second // advskew is 0
 	carpWait  = carpDown + 500*ms
-	carpFirst = 10 * time.Second
+	carpFirst = carpWait + 10*time.Second
+	autoFirst = down + 10*time.Second // nothing is known of the peer
+	carpLimit = 10 * time.Second      // of a hand-over; half of it is a stop's
 )
 
 func heardCARP(from netip.Addr, base, skew uint8) Event {
@@ -54,18 +56,18 @@ var carpTransitions = []struct {
 	// Start: a ucarp that runs its up script is silent.
 	{"a node of CARP starts", carp, nil, 0, ev(Start), []Effect{guardUp, enters(Backup, Started), removeAddresses, stopHook}, inBackup, carpFirst},
 	{"a node that loses CARP's ties starts", carpUpper, nil, 0, ev(Start), []Effect{guardUp, enters(Backup, Started), removeAddresses, stopHook}, inBackup, carpFirst + tie},
-	{"a node that does not know its peer starts", auto, nil, 0, ev(Start), []Effect{guardUp, enters(Backup, Started), removeAddresses, stopHook}, inBackup, carpFirst + tie},
-	{"ten seconds of silence are enough", carp, starting, carpFirst, ev(Tick), in(CARP, promoted(enters(Master, MasterSilent, carpWait))...), inMaster, carpFirst + time.Second},
-	{"nobody is known to be ucarp: VRRP alone", auto, starting, carpFirst + tie, ev(Tick), promoted(enters(Master, MasterSilent, down)), inMaster, carpFirst + tie + time.Second},
+	{"a node that does not know its peer starts", auto, nil, 0, ev(Start), []Effect{guardUp, enters(Backup, Started), removeAddresses, stopHook}, inBackup, autoFirst + tie},
+	{"ten seconds more than a master's silence are enough", carp, starting, carpFirst, ev(Tick), in(CARP, promoted(enters(Master, MasterSilent, carpWait))...), inMaster, carpFirst + time.Second},
+	{"nobody is known to be ucarp: VRRP alone", auto, starting, autoFirst + tie, ev(Tick), promoted(enters(Master, MasterSilent, down)), inMaster, autoFirst + tie + time.Second},
 	{"it was ucarp before the restart: both", bridge, starting, carpFirst + tie, ev(Tick), in(Both, promoted(enters(Master, MasterSilent, carpWait))...), inMaster, carpFirst + tie + time.Second},
 	{"a master that resumes speaks both", bridge, nil, 0, ev(Resume), in(Both, promoted(enters(Master, Resumed))...), inMaster, time.Second},
 	{"the link of a node of CARP comes back", carp, broken, 20 * time.Second, ev(LinkBack),
 		[]Effect{enters(Backup, LinkReturned), announcesSelf}, inBackup, 20*time.Second + carpFirst},
-	{"what cannot be verified holds a starting node", carp, starting, 8 * time.Second, unverifiable(peer), []Effect{notes(Held, peer)}, inBackup, 8*time.Second + carpWait},
+	{"what cannot be verified holds a starting node", carp, starting, 11 * time.Second, unverifiable(peer), []Effect{notes(Held, peer)}, inBackup, 11*time.Second + carpWait},
 	{"and never shortens the first wait", carp, starting, time.Second, unverifiable(peer), []Effect{notes(Held, peer)}, inBackup, carpFirst},
 
 	{"a hesitant node of CARP starts", carp, nil, 0, hesitates(),
-		[]Effect{guardUp, enters(Backup, Started, 3*carpWait), removeAddresses, stopHook}, inBackup, 3 * carpWait},
+		[]Effect{guardUp, enters(Backup, Started, carpFirst+2*carpWait), removeAddresses, stopHook}, inBackup, carpFirst + 2*carpWait},
 	{"it hears ucarp, and waits as ever", carp, []step{{0, hesitates()}}, time.Second, heardCARP(peer, 1, 0), nil, inBackup, time.Second + carpWait},
 
 	// Backup.
@@ -113,9 +115,9 @@ var carpTransitions = []struct {
 	{"in both", bridge, mastering, 500 * ms, ev(Stop), in(Both, stopsAnnouncing, goodbye), inStopping, 1500 * ms},
 	{"the goodbye is repeated every second", carp, departing, 1500 * ms, ev(Tick), in(CARP, goodbye), inStopping, 2500 * ms},
 	{"the successor is heard", carp, departing, 5 * time.Second, heardCARP(peer, 1, 0), in(CARP, demoted(enters(Init, Stopping, peer))...), inInit, Never},
-	{"no successor in five seconds", carp, departing, 500*ms + carpFirst/2, ev(Tick), in(CARP, demoted(enters(Init, Stopping))...), inInit, Never},
+	{"no successor in five seconds", carp, departing, 500*ms + carpLimit/2, ev(Tick), in(CARP, demoted(enters(Init, Stopping))...), inInit, Never},
 	{"a hand-over to ucarp", bridge, handing, 4 * time.Second, heardCARP(peer, 1, 0), in(Both, demoted(enters(Backup, HandedOver, peer))...), inBackup, 4*time.Second + carpWait},
-	{"a hand-over that nobody takes", bridge, handing, 500*ms + carpFirst, ev(Tick), in(Both, advertises, announces, notes(NoSuccessor, carpFirst)), inMaster, 1500*ms + carpFirst},
+	{"a hand-over that nobody takes", bridge, handing, 500*ms + carpLimit, ev(Tick), in(Both, advertises, announces, notes(NoSuccessor, carpLimit)), inMaster, 1500*ms + carpLimit},
 	{"another goodbye is no successor", carp, departing, 700 * ms, heardCARP(peer, 255, 255), nil, inStopping, 1500 * ms},
 
 	// The end of the bridge.
@@ -126,7 +128,7 @@ var carpTransitions = []struct {
 	{"VRRP of somebody else ends nothing", bridge, mastering, 500 * ms, advert(lower, 99), in(Both, advertises), inMaster, 1500 * ms},
 	{"the peer answers over ssh", bridge, mastering, 500 * ms, ev(PeerUpgraded), []Effect{notes(BridgeEnded)}, inMaster, time.Second},
 	{"VRRP alone from then on", bridge, after(mastering, step{500 * ms, ev(PeerUpgraded)}), time.Second, ev(Tick), []Effect{advertises}, inMaster, 2 * time.Second},
-	{"also before anything was heard", auto, starting, time.Second, ev(PeerUpgraded), []Effect{notes(BridgeEnded)}, inBackup, carpFirst + tie},
+	{"also before anything was heard", auto, starting, time.Second, ev(PeerUpgraded), []Effect{notes(BridgeEnded)}, inBackup, autoFirst + tie},
 	{"not while it is heard as a ucarp master", auto, listeningToUcarp, 2 * time.Second, ev(PeerUpgraded), nil, inBackup, time.Second + carpWait},
 	{"in CARP there is no bridge to end", carp, mastering, 500 * ms, ev(PeerUpgraded), nil, inMaster, time.Second},
 	{"a replayed advert after the end: backup", auto, after(listeningToUcarp, step{2 * time.Second, advert(peer, 100)}), 3 * time.Second, heardCARP(peer, 255, 255), nil, inBackup, 2*time.Second + down},
