@@ -35,6 +35,9 @@ type simulation struct {
 	dualSince time.Duration // two masters since (Never: not two)
 	dualLimit time.Duration
 	enters    int
+
+	carry func(*simNode, []Effect) // instead of send; see ucarp_test.go
+	watch func()                   // another observer than look
 }
 
 type simEvent struct {
@@ -135,7 +138,11 @@ func (s *simulation) run(until time.Duration) {
 			s.events = s.events[:last]
 			do()
 		}
-		s.look()
+		if s.watch != nil {
+			s.watch()
+		} else {
+			s.look()
+		}
 	}
 }
 
@@ -176,8 +183,11 @@ func (s *simulation) handle(n *simNode, ev Event) {
 			words = append(words, show(e))
 		}
 		what := ev.Kind.String()
-		if ev.Kind == Advert {
+		switch ev.Kind {
+		case Advert:
 			what += fmt.Sprintf(" %d from %v", ev.Priority, ev.From)
+		case CARPAdvert:
+			what += fmt.Sprintf(" %d+%d from %v", ev.Timing.Base, ev.Timing.Skew, ev.From)
 		}
 		s.logf("%d %v: %s: %s", n.id, before, what, strings.Join(words, ", "))
 	}
@@ -188,13 +198,18 @@ func (s *simulation) handle(n *simNode, ev Event) {
 	for _, e := range effects {
 		switch e.Kind {
 		case SendAdvert:
-			s.send(n, e.Priority)
+			if s.carry == nil {
+				s.send(n, e.Priority)
+			}
 		case Enter:
 			s.enters++
 			if s.strict && s.now > s.settled {
 				s.failf("node %d enters %v, reason %d", n.id, e.State, e.Reason)
 			}
 		}
+	}
+	if s.carry != nil {
+		s.carry(n, effects)
 	}
 	n.tick = Never
 	if n.next != Never {
