@@ -87,7 +87,7 @@ func (b *bench) idle() error {
 const afterPromotion = 7 * time.Second
 
 func (b *bench) idlePair(p *product, window time.Duration) (map[string]*usage, error) {
-	pr, err := b.newPair(p, time.Second)
+	pr, err := b.newPair(match{p, p}, time.Second)
 	if err != nil {
 		return nil, err
 	}

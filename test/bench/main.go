@@ -1,8 +1,8 @@
 // Bench prints one table that compares the cluster's programs with what else elects a master on Debian, keepalived and
 // ucarp, and mirrors a directory, lsyncd, on this machine and in this hour: packets, the prompt, idle cost, outages as a
-// client sees them, takeovers of many addresses, changes of the configuration until the backup has them. At its end
-// stands which of the project's aims hold. It changes nothing outside its labs, which end with it, and exits 0 whatever
-// it measures.
+// client sees them, of pairs and of ours beside keepalived and ucarp, takeovers of many addresses, changes of the
+// configuration until the backup has them. At its end stands which of the project's aims hold. It changes nothing outside
+// its labs, which end with it, and exits 0 whatever it measures.
 package main
 
 import (
@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -150,7 +151,7 @@ func (b *bench) findPrograms() error {
 		}
 	}
 	for _, p := range []*product{keepalived, ucarp} {
-		if _, err := exec.LookPath(p.name); err == nil {
+		if _, err := exec.LookPath(p.program); err == nil {
 			b.rivals = append(b.rivals, p)
 		}
 	}
@@ -168,6 +169,16 @@ func (b *bench) products(every time.Duration) []*product {
 		}
 	}
 	return list
+}
+
+// matches are the pairs that can be had at this interval: of each product, and of ours beside the others.
+func (b *bench) matches(every time.Duration) []match {
+	return slices.DeleteFunc([]match{{skudonet, skudonet}, {skudonetCARP, skudonetCARP}, {keepalived, keepalived}, {ucarp, ucarp},
+		{upgraded, ucarp}, {unsigned, keepalived}}, func(m match) bool {
+		return slices.ContainsFunc(m[:], func(p *product) bool {
+			return every < p.fastest || p.program != skudonet.program && !slices.Contains(b.rivals, p)
+		})
+	})
 }
 
 // head says on what all this was measured.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 	"github.com/skudonet/skudonet-ce-cluster/test/lab"
@@ -21,9 +23,12 @@ import (
 
 // product is a program that elects a master, and how it is handled in a lab.
 type product struct {
-	name     string
+	name     string        // in the tables
+	program  string        // its executable
+	carp     bool          // elects with CARP, at least beside ucarp, and not with VRRPv3
 	fastest  time.Duration // shortest interval between adverts that it knows
 	handOver unix.Signal   // 0: it cannot
+	retires  bool          // skd-hooks retire ends it
 	// install writes the configuration of one node, for a pair that carries these addresses; the first is $cluster_ip.
 	install func(n *lab.Node, every time.Duration, addrs []netip.Addr) error
 	args    func(n *lab.Node) []string
@@ -33,6 +38,7 @@ type product struct {
 	worker func(d *lab.Daemon) (pid int)
 	// down is after how long without an advert a backup takes over, by the product's own formula.
 	down func(every time.Duration) time.Duration
+	late time.Duration // up to which it notices that later
 }
 
 const (
@@ -44,23 +50,44 @@ func vrrpDown(every time.Duration) time.Duration {
 	return election.DownInterval(priority, every, deadRatio)
 }
 
-var skudonet = &product{
-	name: "skd-vrrpd", fastest: 10 * time.Millisecond, handOver: unix.SIGUSR2, down: vrrpDown,
-	install: func(n *lab.Node, every time.Duration, addrs []netip.Addr) error {
-		keys := map[string]string{"advert_interval": strconv.FormatFloat(every.Seconds(), 'f', -1, 64)}
+// carpDown is how long a backup of ours waits for a master that it hears with CARP: ucarp's formula, and half an interval
+// more, because the master's next advert is due at the very end of that.
+func carpDown(every time.Duration) time.Duration {
+	t := election.TimingOf(priority, every)
+	return t.Down(deadRatio) + t.Interval()/2
+}
+
+// Ours: a pair of it, one that speaks CARP alone, the upgraded node beside ucarp, and the one beside a keepalived, which
+// takes no signed adverts.
+var (
+	skudonet     = ours("skd-vrrpd", nil)
+	skudonetCARP = ours("skd-vrrpd (CARP)", map[string]string{"protocol": "carp"})
+	upgraded     = ours("skd-vrrpd", map[string]string{"protocol": "auto"})
+	unsigned     = ours("skd-vrrpd", map[string]string{"password": ""})
+)
+
+// ours is skd-vrrpd with these keys in its configuration.
+func ours(name string, keys map[string]string) *product {
+	p := &product{name: name, program: "skd-vrrpd", fastest: 10 * time.Millisecond, handOver: unix.SIGUSR2, down: vrrpDown}
+	if keys["protocol"] != "" {
+		p.carp, p.fastest, p.down = true, time.Second, carpDown
+	}
+	p.install = func(n *lab.Node, every time.Duration, addrs []netip.Addr) error {
+		all := map[string]string{"advert_interval": strconv.FormatFloat(every.Seconds(), 'f', -1, 64)}
+		maps.Copy(all, keys)
 		if len(addrs) > 1 {
 			// How long Skudonet, or what stands in for it, takes for so many interfaces is not the matter here.
-			keys["up_script"], keys["down_script"] = "/bin/true", "/bin/true"
+			all["up_script"], all["down_script"] = "/bin/true", "/bin/true"
 		}
 		for i, addr := range addrs[1:] {
 			if err := n.WriteInterface(fmt.Sprintf("eth0:v%d", i+1), addr, true); err != nil {
 				return err
 			}
 		}
-		return n.Configure(keys)
-	},
-	args: func(*lab.Node) []string { return []string{"skd-vrrpd", "-c", lab.ConfigPath} },
-	state: func(n *lab.Node, _ *lab.Daemon) string {
+		return n.Configure(all)
+	}
+	p.args = func(*lab.Node) []string { return []string{"skd-vrrpd", "-c", lab.ConfigPath} }
+	p.state = func(n *lab.Node, _ *lab.Daemon) string {
 		d, err := status.ReadDaemon(n.Root(filepath.Join(status.RunDir, status.DaemonFile)))
 		if err != nil {
 			return err.Error()
@@ -74,12 +101,13 @@ var skudonet = &product{
 			return d.State + ", status " + word
 		}
 		return d.State
-	},
-	worker: (*lab.Daemon).PID,
+	}
+	p.worker = (*lab.Daemon).PID
+	return p
 }
 
 var keepalived = &product{
-	name: "keepalived", fastest: 10 * time.Millisecond, down: vrrpDown,
+	name: "keepalived", program: "keepalived", fastest: 10 * time.Millisecond, down: vrrpDown,
 	install: func(n *lab.Node, every time.Duration, addrs []netip.Addr) error {
 		var text strings.Builder
 		fmt.Fprintf(&text, "global_defs {\n  vrrp_version 3\n}\nvrrp_instance bench {\n  state BACKUP\n  nopreempt\n  interface eth0\n"+
@@ -108,21 +136,31 @@ var keepalived = &product{
 	},
 }
 
+const (
+	// ucarpHooks are where skd-hooks retire looks, to tell which ucarp it may end.
+	ucarpHooks = "/usr/local/skudonet/app/ucarp/sbin/skudonet-ce-cluster-"
+	// retired keeps a ucarp that was ended by skd-hooks retire from being started again.
+	retired = "/run/retired"
+)
+
 var ucarp = &product{
-	name: "ucarp", fastest: time.Second, handOver: unix.SIGUSR2,
-	down: func(every time.Duration) time.Duration { return deadRatio * every },
+	name: "ucarp", program: "ucarp", carp: true, fastest: time.Second, handOver: unix.SIGUSR2, retires: true,
+	down: func(every time.Duration) time.Duration { return election.TimingOf(priority, every).Down(deadRatio) },
+	// It reads packets up to a second late, and looks at the clock once a second.
+	late: 2 * time.Second,
 	install: func(n *lab.Node, _ time.Duration, addrs []netip.Addr) error {
 		if err := os.MkdirAll(n.Root("/etc/ucarp"), 0o755); err != nil {
 			return err
 		}
 		return errors.Join(
 			n.WriteFile("/etc/ucarp/password", lab.Password+"\n", 0o600),
-			n.WriteFile("/etc/ucarp/up", "#!/bin/sh\nexec ip address add \"$2/24\" dev \"$1\"\n", 0o755),
-			n.WriteFile("/etc/ucarp/down", "#!/bin/sh\nip address del \"$2/24\" dev \"$1\" 2>/dev/null\nexit 0\n", 0o755))
+			n.WriteFile(ucarpHooks+"start", "#!/bin/sh\nexec ip address add \"$2/24\" dev \"$1\"\n", 0o755),
+			n.WriteFile(ucarpHooks+"stop", "#!/bin/sh\nip address del \"$2/24\" dev \"$1\" 2>/dev/null\nexit 0\n", 0o755))
 	},
 	args: func(n *lab.Node) []string {
-		return []string{"ucarp", "--interface=eth0", "--srcip=" + n.Addr(0).String(), "--vhid=1", "--passfile=/etc/ucarp/password",
-			"--addr=" + lab.ClusterIP.String(), "--upscript=/etc/ucarp/up", "--downscript=/etc/ucarp/down", "--shutdown",
+		return []string{"sh", "-c", "test ! -e " + retired + ` && exec ucarp "$@"`, "sh",
+			"--interface=eth0", "--srcip=" + n.Addr(0).String(), "--vhid=1", "--passfile=/etc/ucarp/password",
+			"--addr=" + lab.ClusterIP.String(), "--upscript=" + ucarpHooks + "start", "--downscript=" + ucarpHooks + "stop", "--shutdown",
 			"--advbase=1", "--deadratio=" + strconv.Itoa(deadRatio)}
 	},
 	state:  lastInLog(regexp.MustCompile(`Switching to state: (MASTER|BACKUP)`)),
@@ -140,52 +178,74 @@ func lastInLog(line *regexp.Regexp) func(*lab.Node, *lab.Daemon) string {
 	}
 }
 
-// pair is a product on both nodes of a lab of its own.
+// match is what runs on the first and on the second node: twice the same, or ours beside another.
+type match [2]*product
+
+func (m match) String() string {
+	if m[0] == m[1] {
+		return m[0].name
+	}
+	return m[0].name + " beside " + m[1].name
+}
+
+// pair is a match in a lab of its own.
 type pair struct {
-	*product
+	match
 	lab     *lab.Lab
 	every   time.Duration
 	daemons map[*lab.Node]*lab.Daemon
 }
 
-// newPair makes a lab and starts the product in it.
-func (b *bench) newPair(p *product, every time.Duration, addrs ...netip.Addr) (*pair, error) {
+// newPair makes a lab and starts both in it.
+func (b *bench) newPair(m match, every time.Duration, addrs ...netip.Addr) (*pair, error) {
 	l, err := lab.New(lab.Options{BinDir: b.bin})
 	if err != nil {
 		return nil, err
 	}
-	pr := &pair{product: p, lab: l, every: every, daemons: map[*lab.Node]*lab.Daemon{}}
+	pr := &pair{match: m, lab: l, every: every, daemons: map[*lab.Node]*lab.Daemon{}}
 	for _, n := range l.Nodes() {
-		err = p.install(n, every, append([]netip.Addr{lab.ClusterIP}, addrs...))
+		err = pr.on(n).install(n, every, append([]netip.Addr{lab.ClusterIP}, addrs...))
 		if err == nil {
 			err = pr.start(n)
 		}
 		if err != nil {
 			l.Close()
-			return nil, fmt.Errorf("%s: %w", p.name, err)
+			return nil, fmt.Errorf("%s: %w", m, err)
 		}
 	}
 	return pr, nil
 }
 
+// on is the product of a node.
+func (p *pair) on(n *lab.Node) *product {
+	if n == p.lab.LB2 {
+		return p.match[1]
+	}
+	return p.match[0]
+}
+
 func (p *pair) start(n *lab.Node) error {
+	program := p.on(n).program
 	// What an earlier life wrote is not its state.
-	if err := n.WriteFile("/var/log/"+p.name+".log", "", 0o644); err != nil {
+	if err := n.WriteFile("/var/log/"+program+".log", "", 0o644); err != nil {
 		return err
 	}
-	d, err := n.Start(lab.DaemonSpec{Args: p.args(n), Restart: true})
+	d, err := n.Start(lab.DaemonSpec{Name: program, Args: p.on(n).args(n), Restart: true})
 	p.daemons[n] = d
 	return err
 }
+
+func (p *pair) state(n *lab.Node) string { return p.on(n).state(n, p.daemons[n]) }
 
 // patience is for whatever should happen at once, on a machine that does something else as well.
 const patience = 30 * time.Second
 
 // settle waits until one node is master, the other one has heard it, and both are quiet.
 func (p *pair) settle() (master, backup *lab.Node, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience+4*p.down(p.every))
+	slower := max(p.match[0].down(p.every), p.match[1].down(p.every))
+	ctx, cancel := context.WithTimeout(context.Background(), patience+4*slower)
 	defer cancel()
-	err = lab.Await(ctx, p.name+": a master and a backup", func() (bool, string) {
+	err = lab.Await(ctx, p.String()+": a master and a backup", func() (bool, string) {
 		var seen string
 		if master, backup, seen = p.roles(); master == nil || backup == nil {
 			return false, seen
@@ -200,10 +260,26 @@ func (p *pair) settle() (master, backup *lab.Node, err error) {
 	return master, backup, err
 }
 
+// lead settles with this product as the master.
+func (p *pair) lead(want *product) (master, backup *lab.Node, err error) {
+	master, backup, err = p.settle()
+	if err != nil || p.on(master) == want {
+		return master, backup, err
+	}
+	mend, err := p.happen(stop, master)
+	if err == nil {
+		err = errors.Join(p.await(backup), mend())
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return p.settle()
+}
+
 func (p *pair) roles() (master, backup *lab.Node, seen string) {
 	states := map[string]*lab.Node{}
 	for _, n := range p.lab.Nodes() {
-		state := p.state(n, p.daemons[n])
+		state := p.state(n)
 		states[state] = n
 		seen += n.Name + " " + state + "; "
 	}
@@ -219,19 +295,27 @@ func (p *pair) nextAdvert(n *lab.Node, count int) (time.Time, error) {
 	defer capture.Stop()
 	limit := time.Second + time.Duration(count+1)*p.every
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(200 * time.Microsecond) {
-		if seen := capture.Packets(); len(seen) >= count {
+		seen := capture.Select(func(packet lab.Packet) bool { return p.isAdvert(packet, n) })
+		if len(seen) >= count {
 			return seen[count-1].Time, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%s: fewer than %d adverts of the master within %s", p.name, count, limit)
+	return time.Time{}, fmt.Errorf("%s: fewer than %d adverts of the master within %s", p, count, limit)
+}
+
+// isAdvert tells whether a packet is an advert of this node that the other one reads: beside ucarp ours says each in
+// VRRPv3 too.
+func (p *pair) isAdvert(packet lab.Packet, n *lab.Node) bool {
+	ip, ok := packet.IPv4()
+	return ok && ip.Source == n.Addr(0) && carp.Looks(ip.Payload) == p.match[0].carp
 }
 
 // await waits until the address is with this node.
 func (p *pair) await(n *lab.Node) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return lab.Await(ctx, p.name+": "+n.Name+" master", func() (bool, string) {
-		state := p.state(n, p.daemons[n])
+	return lab.Await(ctx, p.String()+": "+n.Name+" master", func() (bool, string) {
+		state := p.state(n)
 		return strings.HasPrefix(state, status.Master), state
 	})
 }

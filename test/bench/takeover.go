@@ -74,7 +74,7 @@ func manyAddresses(n int) []netip.Addr {
 
 func (b *bench) takeoversOf(p *product, count int, seen func(takeover)) error {
 	more := manyAddresses(count - 1)
-	pr, err := b.newPair(p, takeoverInterval, more...)
+	pr, err := b.newPair(match{p, p}, takeoverInterval, more...)
 	if err != nil {
 		return err
 	}
