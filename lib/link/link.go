@@ -139,7 +139,7 @@ func Addresses(name string) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	list, err := addresses(l, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +148,18 @@ func Addresses(name string) ([]netip.Addr, error) {
 		addrs = append(addrs, addrOf(a.IPNet))
 	}
 	return addrs, nil
+}
+
+// addresses lists those of an interface. For a while after thousands of IPv6 have
+// come, somewhere, the list changes faster than it can be read.
+func addresses(l netlink.Link, family int) (list []netlink.Addr, err error) {
+	for pause := time.Millisecond; pause < 300*time.Millisecond; pause *= 2 {
+		if list, err = netlink.AddrList(l, family); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+		time.Sleep(pause)
+	}
+	return list, err
 }
 
 // Look reads the present state of an interface.
@@ -180,7 +192,7 @@ func Look(want Want) (State, error) {
 	}
 	s.setLink(l.Attrs())
 	for _, family := range families {
-		list, err := netlink.AddrList(l, family)
+		list, err := addresses(l, family)
 		if err != nil {
 			return s, fmt.Errorf("list the addresses of %s: %w", want.Name, err)
 		}
