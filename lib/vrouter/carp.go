@@ -97,10 +97,10 @@ func (r *Router) receiveCARP(p transport.Packet) {
 }
 
 // uncalledFor is CARP that came although it is over: a replay, or a peer that has
-// not noticed yet. It changes nothing; only where the peer was not heard otherwise
+// not noticed yet. It changes nothing; only where the peer is not heard otherwise
 // somebody may have installed the old version again, so that it is said.
 func (r *Router) uncalledFor(src netip.Addr) {
-	if src == r.cfg.Election.Peer && r.peer.Heard != 0 && !r.peer.CARP {
+	if src == r.cfg.Election.Peer && r.peer.Heard != 0 && !r.peer.CARP && r.now-r.peer.Heard <= r.machine.DownInterval() {
 		r.drops.total[reasonOver]++
 		return
 	}

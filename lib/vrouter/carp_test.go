@@ -531,6 +531,62 @@ func TestReplayedCARP(t *testing.T) {
 	})
 }
 
+// The digest of CARP covers neither its sender nor what it decides by, so that our
+// own advert could come back as the peer's.
+func TestReflectedCARP(t *testing.T) {
+	for _, dialect := range []election.Dialect{election.CARP, election.Both} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWire()
+			u := w.ucarp(b)
+			w.after(5 * time.Second)
+			one := w.joinCARP(dialect, setup{addr: a, peer: b})
+			w.after(5 * time.Second)
+			u.kill()
+			w.after(10 * time.Second)
+			one.want(t, "master")
+			w.forget()
+			w.after(5 * time.Second)
+			for _, own := range slices.Clone(w.tapped) {
+				if carp.Looks(own) {
+					w.deliver(nil, u.addr, retimed(own, election.Timing{Base: 0, Skew: 1}))
+				}
+			}
+			w.after(time.Second)
+			if one.want(t, "master"); one.router.drops.total["carp-repeated"] < 5 {
+				t.Errorf("dropped %v", one.router.drops.total)
+			}
+			one.kill()
+		})
+	}
+}
+
+// Whoever installs version 2.0 again after the end of the bridge has two masters,
+// which nobody can help; but the log says why, also when the peer, a silent
+// backup, was heard long ago.
+func TestBackToUcarpAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		one := w.joinCARP(election.Both, setup{addr: a, peer: b})
+		w.after(20 * time.Second)
+		two := w.joinCARP(election.Both, setup{addr: b, peer: a})
+		w.after(20 * time.Second)
+		one.want(t, "master")
+		two.want(t, "backup")
+		const words = "it is CARP, which ended here when the other node was upgraded: a replay, or version 2.0 runs there again"
+		if strings.Contains(one.log.String()+two.log.String(), words) {
+			t.Errorf("said too early:\n%s", one.log)
+		}
+		two.kill()
+		u := w.ucarp(b)
+		w.after(time.Minute)
+		if n := strings.Count(one.log.String(), words); n != 1 {
+			t.Errorf("said %d times:\n%s", n, one.log)
+		}
+		one.kill()
+		u.kill()
+	})
+}
+
 // A node of the bridge may change its password, as any other.
 func TestPasswordNextInCARP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -736,6 +736,8 @@ func (r *Router) sendIn(l *leg, dialect election.Dialect, priority uint8) error 
 		return nil
 	}
 	l.frame = r.appendCARP(l.frame[:0], priority)
+	// The digest does not say who sent it: ours must not come back as the peer's.
+	_ = r.carped.Note(l.frame)
 	return l.conn.Send(l.frame)
 }
 
