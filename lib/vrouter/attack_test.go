@@ -125,24 +125,31 @@ func (r *Router) hear(payload []byte) {
 }
 
 // standing is all that a packet which counts could change.
-func (r *Router) standing() string {
-	marks := ""
-	for src, seq := range r.marks.All() {
-		marks += fmt.Sprint(" ", src, ":", uint64(seq))
-	}
-	return fmt.Sprint(r.machine.State(), r.machine.Speaks(), r.machine.Hears(), r.deadline, r.recv, r.peer, marks, r.heardSeq, r.bridge)
+type standing struct {
+	state         election.State
+	speaks, hears election.Dialect
+	deadline      time.Duration
+	received      uint64
+	peer          Peer
+	marks         auth.Marks
+	sequence      auth.Sequence
+	bridge        Bridge
+}
+
+func (r *Router) standing() standing {
+	return standing{r.machine.State(), r.machine.Speaks(), r.machine.Hears(), r.deadline, r.recv, r.peer, r.marks, r.heardSeq, r.bridge}
 }
 
 // untouched fails the test unless a packet changes nothing, and is counted as refused so many times.
-func (r *Router) untouched(t *testing.T, what string, payload []byte, refused uint64) {
+func (r *Router) untouched(t *testing.T, payload []byte, refused uint64, what string, i int) {
 	t.Helper()
 	before, drops := r.standing(), total(r.drops.total)
 	r.hear(payload)
 	if now := r.standing(); now != before {
-		t.Errorf("%s, %x: %s\nbecomes %s", what, payload, before, now)
+		t.Errorf("%s %d, %x: %+v\nbecomes %+v", what, i, payload, before, now)
 	}
 	if n := total(r.drops.total) - drops; n != refused {
-		t.Errorf("%s, %x: %d refusals counted, want %d: %v", what, payload, n, refused, r.drops.total)
+		t.Errorf("%s %d, %x: %d refusals counted, want %d: %v", what, i, payload, n, refused, r.drops.total)
 	}
 }
 
@@ -196,7 +203,7 @@ func TestEachMutatedByte(t *testing.T) {
 						for x := 1; x <= 0xff; x++ {
 							packet := slices.Clone(genuine)
 							packet[i] ^= byte(x)
-							r.untouched(t, fmt.Sprintf("byte %d", i), packet, 1)
+							r.untouched(t, packet, 1, "byte", i)
 							if i == checksum || i == checksum+1 {
 								continue
 							}
@@ -204,13 +211,13 @@ func TestEachMutatedByte(t *testing.T) {
 							if i == 1 && packet[i] != 0 {
 								refused = 0 // of another virtual router, which is nobody's fault
 							}
-							r.untouched(t, fmt.Sprintf("byte %d, and a right checksum", i), summed(packet, six, auth.TrailerLen), refused)
+							r.untouched(t, summed(packet, six, auth.TrailerLen), refused, "checksum corrected, byte", i)
 						}
 					}
 					before := r.standing()
 					r.hear(genuine)
 					if r.standing() == before || r.machine.State() == election.Master && priority != 0 {
-						t.Errorf("the advert itself does not count: %s, %v", r.standing(), r.drops.total)
+						t.Errorf("the advert itself does not count: %+v, %v", r.standing(), r.drops.total)
 					}
 				})
 			}
@@ -246,7 +253,7 @@ func TestEachMutatedByteOfCARP(t *testing.T) {
 					for x := 1; x <= 0xff; x++ {
 						packet := slices.Clone(genuine)
 						packet[i] ^= byte(x)
-						r.untouched(t, fmt.Sprintf("byte %d", i), packet, 1)
+						r.untouched(t, packet, 1, "byte", i)
 						packet = retimed(packet, election.Timing{Base: packet[base], Skew: packet[skew]}) // the checksum is right now
 						switch {
 						case i == checksum || i == checksum+1:
@@ -256,9 +263,9 @@ func TestEachMutatedByteOfCARP(t *testing.T) {
 								open[i]++
 							}
 						case i == vhid && packet[i] != 0:
-							r.untouched(t, "another vhid, and a right checksum", packet, 0)
+							r.untouched(t, packet, 0, "checksum corrected, byte", i) // of another virtual router
 						default:
-							r.untouched(t, fmt.Sprintf("byte %d, and a right checksum", i), packet, 1)
+							r.untouched(t, packet, 1, "checksum corrected, byte", i)
 						}
 					}
 				}
@@ -269,8 +276,8 @@ func TestEachMutatedByteOfCARP(t *testing.T) {
 				if r.hear(genuine); r.recv != heard+1 {
 					t.Errorf("the advert itself does not count: %v", r.drops.total)
 				}
-				for _, packet := range forged {
-					r.untouched(t, "after the original", packet, 1)
+				for i, packet := range forged {
+					r.untouched(t, packet, 1, "after the original, forgery", i)
 				}
 				if n := r.drops.total["carp-repeated"]; n != uint64(len(forged)) {
 					t.Errorf("%d of %d are refused as repeated: %v", n, len(forged), r.drops.total)
