@@ -1000,7 +1000,7 @@ var pairOperations = []pairOperation{
 		}},
 	// ucarp does not always bear that, and no backup of CARP knows how slow its master is.
 	{name: "lost advert", may: func(n *pairNode) bool {
-		return n.peer().upgraded && 2*n.p.interval()+n.p.wire() < n.peer().ours.m.silence()
+		return n.peer().upgraded && 2*n.p.interval()+n.p.wire() < time.Duration(n.p.dead)*time.Second+500*ms
 	}, nothing: true,
 		do: func(p *pair, n *pairNode, ended func()) { n.loses = true; ended() }},
 	// A master that is heard with CARP is ucarp, whatever else is said of its node.
