@@ -511,9 +511,9 @@ func TestIntervals(t *testing.T) {
 			p.outage(probe, since, p.down(p.our))
 			p.check(p.their.PowerOn())
 			p.start(p.their)
-			<-time.After(election.DownInterval(100, row.theirs, 3) + slack) // likewise; ours has the higher address
-			p.holder(p.our)
 			if row.ours >= least {
+				<-time.After(election.DownInterval(100, row.theirs, 3) + slack) // likewise; ours has the higher address
+				p.holder(p.our)
 				p.stays(p.our)
 			}
 			since = time.Now()
