@@ -52,7 +52,7 @@ func main() {
 			command("clean", "do away with what a daemon has left that ended for good", func(c *cli.Context) error { return logged(c, clean) },
 				&cli.BoolFlag{Name: "failed", Usage: "the guard stays, because the service will be mended", DisableDefaultText: true},
 				&cli.BoolFlag{Name: "disabled", Usage: "the guard goes, because this node is none of the cluster any more", DisableDefaultText: true}),
-			command("forget-peer", "hear a peer again that lost its state while its clock is behind", func(c *cli.Context) error { return forgetPeer(places(c)) }),
+			command("forget-peer", "hear a peer again that lost its state while its clock is behind, or that runs version 2.0 again", func(c *cli.Context) error { return forgetPeer(places(c)) }),
 		},
 		OnUsageError: cmdline.OnUsageError(program), ExitErrHandler: cmdline.KeepErrors,
 	}

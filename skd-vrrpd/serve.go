@@ -149,7 +149,7 @@ func (d *service) run(started time.Time) error {
 		d.log.Warn(fmt.Sprintf("starting without what was stored, from the clock alone: %v", err))
 	}
 	if d.forgotten() {
-		lasting.Marks, record.Marks = nil, nil
+		lasting.Marks, record.Marks, lasting.Bridge = nil, nil, vrouter.Bridge{}
 	}
 	cfg := virtualRouter(d.conf)
 	cfg.Keys, cfg.Started, cfg.Hesitant = d.keys(d.conf), started, d.hesitant()
@@ -506,11 +506,14 @@ const forgetName = "forget-peer"
 
 // forgotten tells, once, that the admin asked for the peer to be forgotten.
 func (d *service) forgotten() bool {
-	err := os.Remove(filepath.Join(d.places.RunDir, forgetName))
-	if err == nil {
-		d.log.Info("forgot which sequence the peer used last, as asked")
+	if os.Remove(filepath.Join(d.places.RunDir, forgetName)) != nil {
+		return false
 	}
-	return err == nil
+	if err := status.ForgetPeerUpgraded(d.places.RunDir); err != nil {
+		d.log.Warn(fmt.Sprintf("the peer still counts as upgraded: %v", err))
+	}
+	d.log.Info("forgot which sequence the peer used last, and whether it was upgraded, as asked")
+	return true
 }
 
 // forgetPeer leaves word for the daemon, and has it execute itself anew if it runs.
@@ -526,12 +529,12 @@ func forgetPeer(places node.Places) error {
 	case err != nil:
 		return err
 	case p.life != running:
-		fmt.Println("skd-vrrpd does not run; it will forget the peer's sequence when it starts, unless the machine reboots before")
+		fmt.Println("skd-vrrpd does not run; it will forget what it knows of the peer when it starts, unless the machine reboots before")
 		return nil
 	}
 	if err := unix.Kill(p.pid, unix.SIGHUP); err != nil {
 		return fmt.Errorf("tell process %d: %w", p.pid, err)
 	}
-	fmt.Println("skd-vrrpd was told to forget the peer's sequence; when it has, it says so in the log, and the peer is heard again")
+	fmt.Println("skd-vrrpd was told to forget what it knows of the peer; when it has, it says so in the log, and the peer is heard again")
 	return nil
 }

@@ -361,4 +361,9 @@ func TestPeerUpgraded(t *testing.T) {
 	if !PeerUpgraded(dir, peer) || PeerUpgraded(dir, other) {
 		t.Errorf("noted of %v: %v, of %v: %v", peer, PeerUpgraded(dir, peer), other, PeerUpgraded(dir, other))
 	}
+	for range 2 {
+		if err := ForgetPeerUpgraded(dir); err != nil || PeerUpgraded(dir, peer) {
+			t.Errorf("not forgotten: %v", err)
+		}
+	}
 }

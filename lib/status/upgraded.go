@@ -1,8 +1,11 @@
 package status
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -20,6 +23,15 @@ const upgradedFile = "peer-upgraded"
 // service is started anew.
 func NotePeerUpgraded(runDir string, peer netip.Addr) error {
 	return durable.WriteFile(filepath.Join(runDir, upgradedFile), fmt.Appendln(nil, peer), 0o644)
+}
+
+// ForgetPeerUpgraded takes that back.
+func ForgetPeerUpgraded(runDir string) error {
+	err := os.Remove(filepath.Join(runDir, upgradedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // PeerUpgraded tells whether that was said of this peer since the machine booted.

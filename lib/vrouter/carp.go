@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"net/netip"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
@@ -70,13 +69,7 @@ func (r *Router) receiveCARP(p transport.Packet) {
 	if heard.VHID != r.cfg.VRID {
 		return // the socket's filter came later than the packet
 	}
-	next, err := false, error(carp.ErrMAC)
-	for i, key := range r.cfg.CARPKeys {
-		if err = key.Verify(p.Payload); err == nil {
-			next = i > 0
-			break
-		}
-	}
+	next, err := r.digest(p.Payload)
 	if err != nil {
 		r.drop(p.Src, carp.Reason(err))
 		r.unverifiable(election.Event{From: p.Src}, carp.Reason(err))
@@ -96,15 +89,31 @@ func (r *Router) receiveCARP(p transport.Packet) {
 		election.Event{Kind: election.CARPAdvert, From: p.Src, Timing: timing})
 }
 
+// digest verifies that of an advert with either password, and tells whether it was the next one.
+func (r *Router) digest(payload []byte) (next bool, err error) {
+	err = carp.ErrMAC
+	for i, key := range r.cfg.CARPKeys {
+		if err = key.Verify(payload); err == nil {
+			return i > 0, nil
+		}
+	}
+	return false, err
+}
+
 // uncalledFor is CARP that came although it is over: a replay, or a peer that has
-// not noticed yet. It changes nothing; only where the peer is not heard otherwise
-// somebody may have installed the old version again, so that it is said.
-func (r *Router) uncalledFor(src netip.Addr) {
-	if src == r.cfg.Election.Peer && r.peer.Heard != 0 && !r.peer.CARP && r.now-r.peer.Heard <= r.machine.DownInterval() {
+// not noticed yet. It is obeyed by nobody; only where the peer is not heard otherwise
+// somebody may have installed the old version again. So that is said, and holds a
+// node that starts: but each advert once, as a recorded one is nobody's sign of life.
+func (r *Router) uncalledFor(p transport.Packet) {
+	peer := r.cfg.Election.Peer
+	if p.Src == peer && r.peer.Heard != 0 && !r.peer.CARP && r.now-r.peer.Heard <= r.machine.DownInterval() {
 		r.drops.total[reasonOver]++
 		return
 	}
-	r.drop(src, reasonOver)
+	r.drop(p.Src, reasonOver)
+	if _, err := r.digest(p.Payload); p.Src == peer && err == nil && r.carped.Note(p.Payload) == nil {
+		r.unverifiable(election.Event{From: peer}, reasonOver)
+	}
 }
 
 // carpOver tells whether this node has spoken CARP and does not any more.

@@ -582,8 +582,45 @@ func TestBackToUcarpAfterTheEnd(t *testing.T) {
 		if n := strings.Count(one.log.String(), words); n != 1 {
 			t.Errorf("said %d times:\n%s", n, one.log)
 		}
+
+		stored := one.stored
 		one.kill()
+		w.after(time.Minute)
+		start := func() { one = w.joinCARP(election.Both, setup{addr: a, peer: b, lasting: stored}) }
+		start()
+		w.after(time.Minute)
+		if one.want(t, "backup"); !strings.Contains(one.log.String(), "not becoming master while the peer "+b+" advertises") {
+			t.Errorf("not held beside a master that it must not obey:\n%s", one.log)
+		}
+		one.kill()
+
+		// What was recorded of it, though, holds a start for as long as it took to record, and no longer.
+		w.forget()
+		w.after(5 * time.Second)
+		recorded := slices.Clone(w.tapped)
 		u.kill()
+		w.after(time.Minute)
+		start()
+		for range 100 {
+			for _, advert := range recorded {
+				w.deliver(nil, u.addr, advert)
+			}
+			w.after(100 * time.Millisecond)
+		}
+		one.want(t, "master")
+		one.kill()
+
+		// An admin who wants it back has the end forgotten.
+		u = w.ucarp(b)
+		w.after(10 * time.Second)
+		stored.Bridge = Bridge{}
+		start()
+		w.after(time.Minute)
+		one.want(t, "backup")
+		u.kill()
+		w.after(10 * time.Second)
+		one.want(t, "master")
+		one.kill()
 	})
 }
 

@@ -98,7 +98,7 @@ var remedies = map[string]string{
 	reasonStranger: "it is not from $remote_ip",
 	reasonOwn:      "it carries our own address: is $local_ip the same on two nodes, or do frames loop in the network?",
 	reasonStale:    "it is a goodbye from before this process was paused",
-	reasonOver:     "it is CARP, which ended here when the other node was upgraded: a replay, or version 2.0 runs there again",
+	reasonOver:     "it is CARP, which ended here when the other node was upgraded: a replay, or version 2.0 runs there again; in that case run here: skd-vrrpd forget-peer",
 	reasonInUDP:    "it is CARP in UDP, which this program does not speak: upgrade both nodes in one sitting",
 	reasonVRRP:     "it is VRRPv3, and $protocol is \"carp\" here: set the same on both nodes",
 	reasonAnother:  "it has our number and not our $cluster_ip: give one of the two clusters another $cluster_id",

@@ -52,7 +52,7 @@ func (r *Router) receive(l *leg, p transport.Packet) {
 		r.receiveCARP(p)
 		return
 	case r.carpOver() && carp.Looks(p.Payload):
-		r.uncalledFor(p.Src)
+		r.uncalledFor(p)
 		return
 	case hears == election.CARP && len(p.Payload) > 0 && p.Payload[0]>>4 == 3:
 		r.drop(p.Src, reasonVRRP)

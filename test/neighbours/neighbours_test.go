@@ -36,7 +36,7 @@ const (
 
 	// Ours: the down interval with CARP's defaults, and how long a node waits that has heard nobody.
 	ourDown  = 3500 * time.Millisecond
-	ourFirst = 10 * time.Second
+	ourFirst = 13600 * time.Millisecond
 	// What ucarp needs to react to a packet: it reads one a second from its capture.
 	ucarpLag = 1200 * time.Millisecond
 	// And until it has taken over from a dead master: 3 s after it noticed the last advert, at its next look at the clock.
