@@ -237,6 +237,7 @@ func (p *pair) stays(n *lab.Node) {
 	had := map[string]bool{}
 	for _, c := range p.watch.Changes() {
 		if c.At.After(since) && c.Address != had[c.Node] {
+			p.watch.Excuse(p.t, p.shortest())
 			p.t.Errorf("%s changed after %v: address %v", c.Node, c.At.Sub(since), c.Address)
 		}
 		had[c.Node] = c.Address
@@ -258,6 +259,7 @@ func (p *pair) logged(words string) {
 func (p *pair) neverTwo(since time.Time, atMost time.Duration) {
 	p.t.Helper()
 	if d := p.watch.TwoHolders(since); d > atMost {
+		p.watch.Excuse(p.t, p.shortest())
 		p.t.Errorf("both had the address for %v, want at most %v", d, atMost)
 	}
 }
@@ -308,6 +310,7 @@ func (p *pair) outage(probe *lab.Probe, since time.Time, atMost time.Duration) {
 	r := probe.Report()
 	gap := r.LongestSince(since)
 	if r.Err != nil || gap.Length() > atMost+slack+r.Stall {
+		p.watch.Excuse(p.t, p.shortest())
 		p.t.Errorf("outage of %v, %v; want at most %v and %v for a busy host", gap, r.Err, atMost, slack+r.Stall)
 	}
 	p.t.Logf("outage %v, bound %v", gap, atMost)
@@ -320,6 +323,9 @@ func (p *pair) down(n *lab.Node) time.Duration {
 	}
 	return election.DownInterval(uint8(p.options.theirs.priority), p.every, 3)
 }
+
+// shortest is the shorter one.
+func (p *pair) shortest() time.Duration { return min(p.down(p.our), p.down(p.their)) }
 
 func (p *pair) skew(n *lab.Node) time.Duration {
 	if n == p.our {

@@ -314,6 +314,10 @@ func TestUnknownPeer(t *testing.T) {
 	}
 	p.startUcarp(p.LB2)
 	p.logged(p.LB1, "192.168.77.12 is ucarp")
+	const became = "Switching to state: BACKUP"
+	p.eventually("the second of ucarp's steps back, of which its start is the first", func() (bool, string) {
+		return strings.Count(p.daemons[p.LB2].Log(), became) == 2, p.daemons[p.LB2].Log()
+	})
 	p.stays(p.LB1)
 	// It hears us when it has said something itself.
 	p.neverTwo(since, time.Second+ucarpLag+slack)
