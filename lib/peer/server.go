@@ -60,10 +60,10 @@ func (h Host) role() string {
 	return s
 }
 
-// elects tells whether skd-vrrpd runs on this machine.
+// elects tells whether skd-vrrpd runs on this machine, and speaks VRRPv3.
 func (h Host) elects() bool {
 	d, err := status.ReadDaemon(filepath.Join(h.RunDir, status.DaemonFile))
-	return err == nil && d.Alive()
+	return err == nil && d.Alive() && d.Speaks != status.SpeaksCARP
 }
 
 // mayChange refuses what changes the tree of a master.
