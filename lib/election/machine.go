@@ -186,6 +186,9 @@ func (m *Machine) handleBackup(now time.Duration, ev Event) {
 		// master, cannot be held this way.
 		if !m.proven && (ev.From == m.cfg.Peer || ev.Claims) {
 			wait := m.silence()
+			if ev.Interval > 0 { // that router may be slower than this one
+				wait = max(wait, DownInterval(m.cfg.Priority, ev.Interval, m.cfg.DeadRatio))
+			}
 			if ev.Claims {
 				wait += m.interval // whoever obeys that router takes over before this one, and is heard
 			}
@@ -279,7 +282,10 @@ func (m *Machine) masterSilent(now time.Duration) {
 		m.note(Effect{Reason: LateTimer, After: late})
 		return
 	}
-	reason := Effect{Reason: MasterSilent, From: m.from, After: m.patience()}
+	reason := Effect{Reason: MasterSilent, From: m.from, After: m.silence()}
+	if !m.from.IsValid() {
+		reason.After = m.firstPatience()
+	}
 	switch {
 	case m.outranked:
 		reason = Effect{Reason: Preempted, From: m.from}
@@ -353,7 +359,7 @@ func (m *Machine) listen(now, silent time.Duration) {
 	m.listening = true
 	m.deadline = now + m.firstPatience()
 	m.do(Effect{Kind: RaiseGuard}, Effect{Kind: StopAnnouncing})
-	m.note(Effect{Reason: Stalled, After: silent})
+	m.note(Effect{Reason: Stalled, After: silent, Interval: m.firstPatience()})
 }
 
 func (m *Machine) handleListening(now time.Duration, ev Event) {

@@ -56,6 +56,9 @@ func slowAdvert(from netip.Addr, priority uint8) Event {
 
 func hesitates() Event { return Event{Kind: Start, Hesitant: true} }
 
+func stalled(after, silent time.Duration) Effect {
+	return Effect{Kind: Note, Reason: Stalled, After: after, Interval: silent}
+}
 func unverifiable(from netip.Addr) Event { return Event{Kind: Unverifiable, From: from} }
 func claim(from netip.Addr) Event        { return Event{Kind: Unverifiable, From: from, Claims: true} }
 
@@ -404,19 +407,19 @@ var transitions = []struct {
 	{"a master did not run for a down interval: no stall yet", signed, mastering, down, ev(Tick),
 		[]Effect{advertises}, inMaster, down + time.Second},
 	{"a master did not run for longer: silence", signed, mastering, down + 1, ev(Tick),
-		[]Effect{guardUp, stopsAnnouncing, notes(Stalled, down+1)}, inListening, 2*down + 1},
+		[]Effect{guardUp, stopsAnnouncing, stalled(down+1, down)}, inListening, 2*down + 1},
 	{"a stalled master is told that the link is back", signed, mastering, 10 * time.Second, ev(LinkBack),
-		[]Effect{guardUp, stopsAnnouncing, notes(Stalled, 10*time.Second)}, inListening, 10*time.Second + down},
+		[]Effect{guardUp, stopsAnnouncing, stalled(10*time.Second, down)}, inListening, 10*time.Second + down},
 	{"a stalled master finds the advert of a lower rival", signed, mastering, 10 * time.Second, advert(lower, 1),
-		[]Effect{guardUp, stopsAnnouncing, notes(Stalled, 10*time.Second), goodbye, stopsAnnouncing,
+		[]Effect{guardUp, stopsAnnouncing, stalled(10*time.Second, down), goodbye, stopsAnnouncing,
 			enters(Backup, ReplacedMeantime, lower), removeAddresses, stopHook}, inBackup, 10*time.Second + down},
 	{"a stalled master finds a goodbye", signed, mastering, 10 * time.Second, advert(peer, 0),
-		[]Effect{guardUp, stopsAnnouncing, notes(Stalled, 10*time.Second), advertises, guardDown, announces, notes(StallOver)},
+		[]Effect{guardUp, stopsAnnouncing, stalled(10*time.Second, down), advertises, guardDown, announces, notes(StallOver)},
 		inMaster, 11 * time.Second},
 	{"a stalled master is asked to hand over", signed, mastering, 10 * time.Second, ev(HandOver),
-		[]Effect{guardUp, stopsAnnouncing, notes(Stalled, 10*time.Second), notes(NotMaster)}, inListening, 10*time.Second + down},
+		[]Effect{guardUp, stopsAnnouncing, stalled(10*time.Second, down), notes(NotMaster)}, inListening, 10*time.Second + down},
 	{"a stalled master stops", signed, mastering, 10 * time.Second, ev(Stop),
-		append([]Effect{guardUp, stopsAnnouncing, notes(Stalled, 10*time.Second), goodbye}, released(enters(Init, Stopping))...),
+		append([]Effect{guardUp, stopsAnnouncing, stalled(10*time.Second, down), goodbye}, released(enters(Init, Stopping))...),
 		inInit, Never},
 	{"a listening master is woken before its time", signed, silent, 10*time.Second + down - 1, ev(Tick), nil,
 		inListening, 10*time.Second + down},
@@ -475,7 +478,7 @@ var transitions = []struct {
 	{"no successor, and the timer a down interval late", signed, handing, 3500*ms + down, ev(Tick),
 		[]Effect{advertises, announces, notes(NoSuccessor, 3*time.Second)}, inMaster, 4500*ms + down},
 	{"a master that hands over does not run for longer: silence", signed, handing, 3501*ms + down, ev(Tick),
-		[]Effect{guardUp, stopsAnnouncing, notes(Stalled, down+ms)}, inListening, 3501*ms + 2*down},
+		[]Effect{guardUp, stopsAnnouncing, stalled(down+ms, down)}, inListening, 3501*ms + 2*down},
 	{"a second hand-over after one without successor", signed, after(handing, step{3500 * ms, ev(Tick)}), 4 * time.Second, ev(HandOver),
 		[]Effect{stopsAnnouncing, goodbye}, inHandingOver, 4250 * ms},
 	{"a master without successor yields as ever", signed, after(handing, step{3500 * ms, ev(Tick)}), 4 * time.Second, advert(peer, 101),

@@ -58,7 +58,7 @@ func (r *Router) CARPInUDP() {
 // heard: over IPv4, which is all that a router in its dialects has.
 func (r *Router) receiveCARP(p transport.Packet) {
 	if p.Src != r.cfg.Election.Peer {
-		r.drop(p.Src, reasonStranger)
+		r.receiveStrangeCARP(p)
 		return
 	}
 	var heard carp.Advertisement
@@ -89,6 +89,17 @@ func (r *Router) receiveCARP(p transport.Packet) {
 		election.Event{Kind: election.CARPAdvert, From: p.Src, Timing: timing})
 }
 
+// receiveStrangeCARP refuses what is not from $remote_ip. Where it has our password,
+// and our address, that may be wrong here: ucarp does not know of it.
+func (r *Router) receiveStrangeCARP(p transport.Packet) {
+	if _, err := r.digest(p.Payload); err != nil || r.carped.Note(p.Payload) != nil {
+		r.drop(p.Src, reasonStranger)
+		return
+	}
+	r.drop(p.Src, reasonElsewhere)
+	r.unverifiable(election.Event{From: p.Src, Claims: true}, reasonElsewhere)
+}
+
 // digest verifies that of an advert with either password, and tells whether it was the next one.
 func (r *Router) digest(payload []byte) (next bool, err error) {
 	err = carp.ErrMAC
@@ -110,8 +121,13 @@ func (r *Router) uncalledFor(p transport.Packet) {
 		r.drops.total[reasonOver]++
 		return
 	}
+	if p.Src != peer {
+		r.drop(p.Src, reasonStranger)
+		return
+	}
 	r.drop(p.Src, reasonOver)
-	if _, err := r.digest(p.Payload); p.Src == peer && err == nil && r.carped.Note(p.Payload) == nil {
+	r.rival(peer, reasonOver)
+	if _, err := r.digest(p.Payload); err == nil && r.carped.Note(p.Payload) == nil {
 		r.unverifiable(election.Event{From: peer}, reasonOver)
 	}
 }

@@ -456,9 +456,10 @@ func TestWhatCARPRefuses(t *testing.T) {
 		words   string
 		state   string
 	}{
-		"another password":  {election.CARP, func(u *ucarp) { u.key = carpKey("guess") }, "", "not becoming master while the peer 192.0.2.2 advertises what this node must not obey: its CARP digest does not fit", "backup"},
-		"in both":           {election.Both, func(u *ucarp) { u.key = carpKey("guess") }, "", "its CARP digest does not fit", "backup"},
-		"not the peer":      {election.CARP, nil, c, "refused an advertisement from 192.0.2.3: it is not from $remote_ip", "master"},
+		"another password": {election.CARP, func(u *ucarp) { u.key = carpKey("guess") }, "", "not becoming master while the peer 192.0.2.2 advertises what this node must not obey: its CARP digest does not fit", "backup"},
+		"in both":          {election.Both, func(u *ucarp) { u.key = carpKey("guess") }, "", "its CARP digest does not fit", "backup"},
+		"not the peer":     {election.CARP, func(u *ucarp) { u.key = carpKey("guess") }, c, "refused an advertisement from 192.0.2.3: it is not from $remote_ip", "master"},
+		"the peer, under another address than $remote_ip": {election.Both, nil, c, "not becoming master while 192.0.2.3, which is not $remote_ip, advertises what this node must not obey: it has our password and our $cluster_ip", "backup"},
 		"where VRRP is set": {election.VRRP, nil, "", "it is CARP, as ucarp speaks it: upgrade that node, or set $protocol", "backup"},
 	} {
 		t.Run(name, func(t *testing.T) {

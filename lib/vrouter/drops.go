@@ -94,15 +94,16 @@ func remedy(reason string) string {
 }
 
 var remedies = map[string]string{
-	reasonTTL:      "its TTL is not 255, so it did not come from this network",
-	reasonStranger: "it is not from $remote_ip",
-	reasonOwn:      "it carries our own address: is $local_ip the same on two nodes, or do frames loop in the network?",
-	reasonStale:    "it is a goodbye from before this process was paused",
-	reasonOver:     "it is CARP, which ended here when the other node was upgraded: a replay, or version 2.0 runs there again; in that case run here: skd-vrrpd forget-peer",
-	reasonInUDP:    "it is CARP in UDP, which this program does not speak: upgrade both nodes in one sitting",
-	reasonVRRP:     "it is VRRPv3, and $protocol is \"carp\" here: set the same on both nodes",
-	reasonAnother:  "it has our number and not our $cluster_ip: give one of the two clusters another $cluster_id",
-	"unsigned":     "it is not signed: that router has no $password, or does not sign; nobody takes the address without the password",
+	reasonTTL:       "its TTL is not 255, so it did not come from this network",
+	reasonStranger:  "it is not from $remote_ip",
+	reasonElsewhere: "it has our password and our $cluster_ip, and is not from $remote_ip: is $remote_ip right on both nodes?",
+	reasonOwn:       "it carries our own address: is $local_ip the same on two nodes, or do frames loop in the network?",
+	reasonStale:     "it is a goodbye from before this process was paused",
+	reasonOver:      "it is CARP, which ended here when the other node was upgraded: a replay, or version 2.0 runs there again; in that case run here: skd-vrrpd forget-peer",
+	reasonInUDP:     "it is CARP in UDP, which this program does not speak: upgrade both nodes in one sitting",
+	reasonVRRP:      "it is VRRPv3, and $protocol is \"carp\" here: set the same on both nodes",
+	reasonAnother:   "it has our number and not our $cluster_ip: give one of the two clusters another $cluster_id; if it is the other node, set the same $cluster_ip on both",
+	"unsigned":      "it is not signed: that router has no $password, or does not sign; nobody takes the address without the password",
 	"bad-signature": "its signature does not fit: is $password the same on both nodes, and are $local_ip, $remote_ip and $cluster_id " +
 		"mirrored exactly? Otherwise somebody forges",
 	"replay":          "its sequence was used before: a replay, or the sender lost its state and its clock is behind",
@@ -116,12 +117,13 @@ var remedies = map[string]string{
 
 // Reasons of the receive ladder itself; the others are those of vrrp and auth.
 const (
-	reasonTTL      = "ttl"
-	reasonStranger = "not-the-peer"
-	reasonOwn      = "own-address"
-	reasonStale    = "stale-goodbye"
-	reasonOver     = "carp-over"
-	reasonVRRP     = "vrrpv3"
-	reasonInUDP    = "carp-in-udp"
-	reasonAnother  = "another-address"
+	reasonTTL       = "ttl"
+	reasonStranger  = "not-the-peer"
+	reasonElsewhere = "not-the-peer-with-our-password"
+	reasonOwn       = "own-address"
+	reasonStale     = "stale-goodbye"
+	reasonOver      = "carp-over"
+	reasonVRRP      = "vrrpv3"
+	reasonInUDP     = "carp-in-udp"
+	reasonAnother   = "another-address"
 )

@@ -258,9 +258,17 @@ func TestHandOverWithASlowFamily(t *testing.T) {
 
 // What was recorded in a family that does not pass any more is as old as in the other one.
 func TestReplayInTheFamilyThatDoesNotPass(t *testing.T) {
+	for name, anyones := range map[string]bool{"password": false, "key": true} {
+		t.Run(name, func(t *testing.T) { replayInTheFamilyThatDoesNotPass(t, anyones) })
+	}
+}
+
+func replayInTheFamilyThatDoesNotPass(t *testing.T, anyones bool) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
-		one, two := w.join(six1.with(signed, a, b)), w.join(six2.with(signed, b, a))
+		first1, first2 := six1.with(signed, a, b), six2.with(signed, b, a)
+		first1.anyones, first2.anyones = anyones, anyones
+		one, two := w.join(first1), w.join(first2)
 		w.after(10 * time.Second)
 		two.want(t, "master")
 		only4 := func(from, _ netip.Addr) bool { return from.Is6() }
@@ -296,7 +304,7 @@ func TestReplayInTheFamilyThatDoesNotPass(t *testing.T) {
 		}
 		replay(first)
 		t.Log("nor after a restart")
-		again := six1.with(signed, a, b)
+		again := first1
 		again.record, again.lasting = one.kept, one.stored
 		one.kill()
 		one = w.join(again)
@@ -342,6 +350,39 @@ func TestOwnAdvertsFromAnEarlierAddress(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nor are they if the two nodes have exchanged their addresses: the key is the same.
+func TestOwnAdvertsAfterAnExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		one := w.join(setup{addr: b, peer: a, passwords: signed})
+		w.after(20 * time.Second)
+		one.want(t, "master")
+		w.mu.Lock()
+		recorded := slices.Clone(w.tapped)
+		w.mu.Unlock()
+		stored := one.stored
+		one.kill()
+		w.after(time.Minute)
+		one = w.join(setup{addr: a, peer: b, passwords: signed, lasting: stored})
+		w.after(20 * time.Second)
+		one.want(t, "master")
+		for _, packet := range recorded {
+			w.deliver(nil, netip.MustParseAddr(b), packet)
+		}
+		w.after(5 * time.Second)
+		if got := strings.Join(one.enters, " "); got != "backup master" {
+			t.Errorf("states: %s", got)
+		}
+		two := w.join(setup{addr: b, peer: a, passwords: signed})
+		w.after(time.Minute)
+		if heard := one.router.peer.Heard; two.master == one.master || heard == 0 && one.router.machine.State().String() == "backup" {
+			t.Errorf("masters: %v, %v", one.master, two.master)
+		}
+		one.kill()
+		two.kill()
+	})
 }
 
 // While a password is exchanged for a key that others have, too, those are not the peer.

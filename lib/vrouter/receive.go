@@ -78,14 +78,13 @@ func (r *Router) receive(l *leg, p transport.Packet) {
 			r.drop(p.Src, auth.Reason(err))
 			if !errors.Is(err, auth.ErrReplay) {
 				claims := errors.Is(err, auth.ErrMAC) && slices.Contains(r.heard.Addrs, l.ClusterIP)
-				r.unverifiable(election.Event{From: from, Claims: claims}, auth.Reason(err))
+				r.unverifiable(election.Event{From: from, Interval: r.heard.Interval, Claims: claims}, auth.Reason(err))
 			}
 			return
 		}
 		from = r.named(l, r.signer(l, from))
 	}
-	if from != r.cfg.Election.Peer && !l.fromLinkLocal && !slices.Contains(r.heard.Addrs, l.ClusterIP) {
-		// A link-local address does not tell that it is not the peer, of which another list is obeyed.
+	if from != r.cfg.Election.Peer && !slices.Contains(r.heard.Addrs, l.ClusterIP) {
 		r.drop(p.Src, reasonAnother)
 		return
 	}
@@ -136,6 +135,23 @@ func (r *Router) rank(l *leg, src, from netip.Addr) int {
 func (r *Router) unverifiable(ev election.Event, reason string) {
 	r.strange, ev.Kind = reason, election.Unverifiable
 	r.handle(ev)
+	if ev.From == r.cfg.Election.Peer || ev.Claims {
+		r.rival(ev.From, reason)
+	}
+}
+
+// rival shows, on a master, that somebody else is master of our address whom
+// it must not obey. The refusal has said it.
+func (r *Router) rival(who netip.Addr, reason string) {
+	if r.machine.State() != election.Master {
+		return
+	}
+	first := r.rivalHeard == 0
+	r.rivalHeard = r.now
+	r.troubles.Show("rival", fmt.Sprintf("%s advertises what this node must not obey, so both may be master: %s", who, remedy(reason)))
+	if first {
+		r.publish()
+	}
 }
 
 // verify tries the password in force and the next one, and moves the sender's
@@ -153,11 +169,11 @@ func (r *Router) verify(l *leg, message, trailer []byte, src netip.Addr) (seq au
 	if err != nil {
 		return 0, err
 	}
-	if r.own.said(src, seq) {
-		return 0, auth.ErrReplay
-	}
 	sender := r.signer(l, src)
-	if err := r.marks.Check(sender, seq); err != nil {
+	if err = r.marks.Check(sender, seq); r.own.said(src, seq) {
+		err = auth.ErrReplay
+	}
+	if err != nil {
 		if src == l.Peer || l.fromLinkLocal {
 			r.behind(src, seq)
 		}
@@ -180,13 +196,14 @@ func (r *Router) signer(l *leg, src netip.Addr) netip.Addr {
 // behind shouts when the peer itself, and not a replay of one packet, stays
 // below its mark: its sequence grows, and nothing newer is heard from it.
 func (r *Router) behind(src netip.Addr, seq auth.Sequence) {
-	if !seq.After(r.behindSeq) {
+	anew := r.behindSince == 0 || r.now-r.behindAt > quiet
+	if !anew && !seq.After(r.behindSeq) {
 		return
 	}
-	if r.behindSince == 0 {
+	if anew {
 		r.behindSince = r.now
 	}
-	r.behindSeq = seq
+	r.behindSeq, r.behindAt = seq, r.now
 	if r.now-r.behindSince > r.machine.DownInterval() {
 		r.troubles.Set("behind", fmt.Sprintf("the peer %s knows the password, but counts below what it used before, so it is not heard: "+
 			"it lost its state while its clock is behind; set its clock, or run here: skd-vrrpd forget-peer", src))
@@ -221,17 +238,35 @@ func (r *Router) accept(l *leg, src, from netip.Addr, seq auth.Sequence, signed 
 	}
 	if isPeer {
 		r.heardIn(l)
-		if r.signed() && len(r.legs) > 1 {
-			// It came in the other family before, or what was said later did. Of those
-			// who share a key each counts for himself.
-			if seq == r.heardSeq || !r.anyones && r.heardSeq != 0 && !seq.After(r.heardSeq) {
-				return
-			}
-			r.heardSeq = seq
-		}
+	}
+	if r.signed() && len(r.legs) > 1 && r.toldBefore(l, isPeer, seq) {
+		return
 	}
 	r.heardFrom(Peer{Addr: src, Heard: r.now, Priority: r.heard.Priority, Interval: r.heard.Interval, Verified: r.signed(), Next: r.nextKey},
 		election.Event{Kind: election.Advert, From: from, Priority: r.heard.Priority, Interval: r.heard.Interval, Rank: r.rank(l, src, from)})
+}
+
+// toldBefore tells whether a verified advert came in the other family before, or
+// what was said after it did. Who may be of many that share a key is known by his
+// name in the other family, or by the sequence that both copies have.
+func (r *Router) toldBefore(l *leg, isPeer bool, seq auth.Sequence) bool {
+	if !r.anyones {
+		if isPeer && r.heardSeq != 0 && !seq.After(r.heardSeq) {
+			return true
+		}
+		if isPeer {
+			r.heardSeq = seq
+		}
+		return false
+	}
+	for src, last := range r.marks.All() {
+		switch {
+		case !src.IsValid() || src.Is4() == l.ClusterIP.Is4():
+		case last == seq, isPeer && src == r.cfg.Election.Peer && !seq.After(last):
+			return true
+		}
+	}
+	return false
 }
 
 // mended says that a sender is accepted again.

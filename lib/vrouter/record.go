@@ -21,6 +21,7 @@ type Record struct {
 	Sent     time.Duration                `json:"sent"`     // boot clock of the last advert
 	Interval time.Duration                `json:"interval"` // that the adverts promised
 	Since    time.Time                    `json:"since"`    // of the state
+	Boot     time.Duration                `json:"since_boot,omitempty"`
 	Reason   string                       `json:"reason"`
 	Sequence auth.Sequence                `json:"sequence"` // the last one used
 	Marks    map[netip.Addr]auth.Sequence `json:"marks"`
@@ -83,7 +84,7 @@ func (s sources) said(src netip.Addr, seq auth.Sequence) bool {
 func (r *Router) sources(last auth.Sequence) sources {
 	all := r.own
 	for _, l := range r.legs {
-		if r.signed() && l.fromLinkLocal {
+		if r.signed() {
 			all = all.with(l.source, last)
 		}
 	}

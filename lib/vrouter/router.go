@@ -202,9 +202,11 @@ type Router struct {
 	lastSent     time.Duration
 	saidInterval time.Duration
 	rivalSaid    time.Duration
+	rivalHeard   time.Duration // when one was that must not be obeyed
 	copied       time.Duration // when an advert from our own address was seen last
 	strange      string        // why the last unverifiable advert was so
 	behindSince  time.Duration
+	behindAt     time.Duration // when behindSeq was heard
 	behindSeq    auth.Sequence
 }
 
@@ -272,10 +274,9 @@ func New(cfg Config, host Host, open func(link.State, Family) (Conn, error), clo
 			r.marks.Move(src, seq)
 		}
 	}
-	for _, own := range []sources{lasting.Own, record.Own} {
-		for src, seq := range own {
-			r.own = r.own.with(src, seq)
-		}
+	r.own = lasting.Own
+	if record.BootID == r.bootID && len(record.Own) > 0 {
+		r.own = record.Own // which knows exactly
 	}
 	for src, seq := range r.marks.All() {
 		isPeer := slices.ContainsFunc(r.legs, func(l *leg) bool { return l.Peer == src })
@@ -569,7 +570,10 @@ func (r *Router) linkIs(s link.State) {
 	case usable:
 		r.troubles.Clear("link")
 	case inFault:
-		r.troubles.Set("link", outOfElection+r.fault)
+		if r.troubles.Set("link", outOfElection+r.fault); r.reason != r.fault {
+			r.reason = r.fault
+			r.publish()
+		}
 	default:
 		r.troubles.Show("link", outOfElection+r.fault) // the transition says it
 	}
@@ -600,7 +604,7 @@ func (r *Router) retryLink(s link.State) {
 func (r *Router) start(how election.EventKind) {
 	r.started = true
 	if how == election.Resume {
-		r.since, r.reason = r.record.Since, r.record.Reason
+		r.since, r.sinceBoot, r.reason = r.record.Since, r.record.Boot, r.record.Reason
 	}
 	r.save()
 	r.handle(election.Event{Kind: how, Hesitant: how == election.Start && r.cfg.Hesitant})
@@ -670,16 +674,18 @@ func (r *Router) carryOut(e election.Effect) {
 }
 
 func (r *Router) enter(e election.Effect) {
-	if e.Reason != election.Resumed || r.since.IsZero() {
-		r.since, r.reason = time.Now(), r.why(e)
+	if e.Reason != election.Resumed || r.since.IsZero() || r.sinceBoot == 0 {
+		r.since, r.sinceBoot, r.reason = time.Now(), r.now, r.why(e)
 	}
-	r.sinceBoot = r.now
 	r.log.Info(fmt.Sprintf("%s on %s vrid %d: %s", e.State, r.cfg.Interface, r.cfg.VRID, r.why(e)))
 	if e.State == election.Master {
 		r.troubles.Clear("held")
 		for _, l := range r.legs {
 			r.troubles.Clear(l.deaf) // who is backup is silent
 		}
+	} else {
+		r.rivalHeard = 0
+		r.troubles.Clear("rival")
 	}
 	r.host.Enter(e.State)
 	r.publish()
@@ -767,12 +773,16 @@ func (r *Router) keep() {
 		Master:   r.machine.State() == election.Master && !r.machine.Leaving() && !r.machine.Listening(),
 		Sent:     r.lastSent,
 		Interval: r.cfg.Election.Interval,
-		Since:    r.since, Reason: r.reason,
+		Since:    r.since, Boot: r.sinceBoot, Reason: r.reason,
 		Sequence: r.used, Marks: maps.Collect(r.marks.All()), Own: r.sources(r.used),
 	})
 	if r.copied != 0 && r.now-r.copied > quiet {
 		r.copied = 0
 		r.troubles.Clear("copy")
+	}
+	if r.rivalHeard != 0 && r.now-r.rivalHeard > quiet {
+		r.rivalHeard = 0
+		r.troubles.Clear("rival")
 	}
 	if r.now-r.published >= publishEvery {
 		r.publish()

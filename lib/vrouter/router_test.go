@@ -346,6 +346,9 @@ func TestFirstStart(t *testing.T) {
 		again := w.join(setup{addr: b, peer: a, passwords: signed, hesitant: true, record: record})
 		w.after(time.Millisecond)
 		again.want(t, "master") // restarted in time
+		if at := again.router.report().SinceBoot; at == 0 || at != record.Boot {
+			t.Errorf("master since %v of the boot clock, was %v", at, record.Boot)
+		}
 		again.kill()
 	})
 	synctest.Test(t, func(t *testing.T) {
@@ -520,6 +523,7 @@ func TestThreeRoutersWithOneKey(t *testing.T) {
 	for name, three := range map[string][]setup{
 		"IPv4": {{addr: a, peer: b, passwords: signed}, {addr: b, peer: a, passwords: signed}, {addr: c, peer: a, passwords: signed}},
 		"IPv6": {six1.with(signed, "", ""), six2.with(signed, "", ""), six3.with(signed, "", "")},
+		"both": {six1.with(signed, a, b), six2.with(signed, b, a), six3.with(signed, c, a)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -529,15 +533,19 @@ func TestThreeRoutersWithOneKey(t *testing.T) {
 					o.anyones = true
 					routers = append(routers, w.join(o))
 				}
-				third := routers[2].addr
+				third := func(addr netip.Addr) bool {
+					return addr == routers[2].addr || routers[2].six != nil && addr == routers[2].six.addr
+				}
+				ahead := time.Duration(0)
+				w.late = func(netip.Addr) time.Duration { ahead += time.Nanosecond; return ahead } // nothing overtakes
 				for range 20 {
-					w.lose = func(src, dst netip.Addr) bool { return src == third || dst == third }
+					w.lose = func(src, dst netip.Addr) bool { return third(src) || third(dst) }
 					w.after(time.Duration(10_000+rand.IntN(2000)) * time.Millisecond)
 					if w.masters() != 2 {
 						t.Fatalf("%d masters on both sides of a cut", w.masters())
 					}
 					w.lose = nil
-					w.after(time.Second + 100*time.Millisecond) // packets overtake each other here, so that some back and forth is allowed
+					w.after(time.Second + 100*time.Millisecond)
 					transitions := func() (n int) {
 						for _, r := range routers {
 							n += len(r.enters)
@@ -782,6 +790,14 @@ func TestClocksDoNotMatter(t *testing.T) {
 		// Disk replaced and clock behind: not heard, but shouted about.
 		w.after(10 * time.Second)
 		one.want(t, "master")
+		// A packet that came twice, long ago, changes nothing in that.
+		w.mu.Lock()
+		repeated := slices.Clone(w.tapped)
+		w.mu.Unlock()
+		for _, packet := range repeated {
+			w.deliver(nil, two.addr, packet)
+		}
+		w.after(time.Minute)
 		two = w.join(setup{addr: b, peer: a, passwords: signed, wall: time.Now().Add(-time.Hour), priority: 200, preempt: true})
 		w.after(20 * time.Second)
 		if !strings.Contains(strings.Join(one.troubles.Words(), "\n"), "skd-vrrpd forget-peer") {
@@ -826,6 +842,32 @@ func TestLinkFaults(t *testing.T) {
 		}
 		one.kill()
 		two.kill()
+	})
+}
+
+// Two masters that must not obey each other are shown on both for as long as that lasts.
+func TestRivalThatMustNotBeObeyed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		one := w.join(setup{addr: a, peer: b, passwords: signed})
+		w.after(5 * time.Second)
+		w.lose = func(netip.Addr, netip.Addr) bool { return true }
+		two := w.join(setup{addr: b, peer: a, passwords: []string{"changed on this node alone"}})
+		w.after(5 * time.Second)
+		w.lose = nil
+		w.after(2 * time.Second)
+		for _, s := range []*station{one, two} {
+			s.want(t, "master")
+			if words := strings.Join(s.troubles.Words(), "\n"); !strings.Contains(words, "advertises what this node must not obey, so both may be master: its signature does not fit") {
+				t.Errorf("shown: %q", words)
+			}
+		}
+		two.kill()
+		w.after(40 * time.Second)
+		if words := one.troubles.Words(); len(words) != 0 {
+			t.Errorf("still shown: %q", words)
+		}
+		one.kill()
 	})
 }
 

@@ -75,7 +75,7 @@ func (r *Router) note(e election.Effect) {
 		r.troubles.Set("held", fmt.Sprintf("not becoming master while %s advertises what this node must not obey: %s", who, remedy(r.strange)))
 	case election.Stalled:
 		r.log.Warn(fmt.Sprintf("this process did not run for %s, longer than the down interval; silent for %s, to hear whether somebody took over",
-			short(e.After), short(r.machine.DownInterval())))
+			short(e.After), short(e.Interval)))
 	case election.StallOver:
 		r.log.Info("nobody took over during the stall; going on as master")
 	case election.LateTimer:
