@@ -149,7 +149,8 @@ func (d *service) run(started time.Time) error {
 		d.log.Warn(fmt.Sprintf("starting without what was stored, from the clock alone: %v", err))
 	}
 	if d.forgotten() {
-		lasting.Marks, record.Marks, lasting.Bridge = nil, nil, vrouter.Bridge{}
+		lasting.Marks, lasting.Own, lasting.Bridge = nil, nil, vrouter.Bridge{}
+		record.Marks, record.Own = nil, nil
 	}
 	cfg := virtualRouter(d.conf)
 	cfg.Keys, cfg.Started, cfg.Hesitant = d.keys(d.conf), started, d.hesitant()
