@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/hook"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
@@ -67,7 +68,7 @@ func (n *Node) daemon() status.Daemon {
 		d.Addresses = append(d.Addresses, status.Address{Prefix: a.Prefix.String(), Label: a.Label, Up: n.up && !n.lacking[a.Prefix.Addr()]})
 	}
 	if r.Peer.Heard != 0 {
-		ago := r.Now - r.Peer.Heard
+		ago := bootclock.Now() - r.Peer.Heard // the report may be old
 		d.Peer.LastHeard = status.Moment{Time: time.Now().Add(-ago), Boot: r.Peer.Heard}
 		d.Peer.Priority, d.Peer.Interval, d.Peer.Verified = r.Peer.Priority, status.Seconds(r.Peer.Interval), r.Peer.Verified
 		d.Peer.Spoke = status.SpeaksVRRP

@@ -283,8 +283,8 @@ func (r *Router) heardFrom(peer Peer, ev election.Event) {
 		r.behindSince = 0
 		r.troubles.Clear("behind")
 		r.troubles.Clear("held")
-		if r.now-r.peer.Heard > r.machine.DownInterval() {
-			defer r.publish() // The replicator waits for the peer's return.
+		if r.now-r.peer.Heard > r.machine.DownInterval() || peer.Next != r.peer.Next || peer.CARP != r.peer.CARP {
+			defer r.publish() // The replicator waits for the peer's return, an admin for the other password.
 		}
 		r.peer = peer
 	}
@@ -343,6 +343,9 @@ func (r *Router) drop(src netip.Addr, reason string) {
 func (r *Router) refuse(src netip.Addr, reason, words string) {
 	say, since := r.drops.count(r.now, src, reason)
 	if !say {
+		if r.now-r.published >= publishEvery {
+			r.publish() // for its counters: a node that hears nothing else has no other occasion
+		}
 		return
 	}
 	if since > 1 {
