@@ -545,7 +545,8 @@ func TestThreeRoutersWithOneKey(t *testing.T) {
 						t.Fatalf("%d masters on both sides of a cut", w.masters())
 					}
 					w.lose = nil
-					w.after(time.Second + 100*time.Millisecond)
+					// Who yields may invite one that has not heard the third yet, which then yields as well.
+					w.after(3 * time.Second)
 					transitions := func() (n int) {
 						for _, r := range routers {
 							n += len(r.enters)
