@@ -156,6 +156,24 @@ func TestCARPTransitions(t *testing.T) {
 	}
 }
 
+// With a dead ratio of one, CARP's down interval is the interval: a timer that is late by less is no stall.
+func TestLateAdvertIsNoStall(t *testing.T) {
+	cfg := carp
+	cfg.DeadRatio = 1
+	m := New(cfg)
+	_, next := m.Handle(0, ev(Resume))
+	for range 10 {
+		now := next + 100*ms
+		var effects []Effect
+		if effects, next = m.Handle(now, ev(Tick)); m.Listening() || len(effects) != 1 || effects[0].Kind != SendAdvert {
+			t.Fatalf("a timer that was 100 ms late: %v", effects)
+		}
+	}
+	if m.Handle(next+2*time.Second, ev(Tick)); !m.Listening() {
+		t.Error("one that was two seconds late is nothing")
+	}
+}
+
 // Whatever the situation, after the end no advert of CARP does anything.
 func TestAfterTheEndOfTheBridge(t *testing.T) {
 	for in, given := range map[situation][]step{inInit: nil, inBackup: starting, inMaster: mastering, inListening: silent,

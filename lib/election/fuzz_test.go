@@ -33,6 +33,8 @@ func FuzzMachine(f *testing.F) {
 	seed(head(100, 1|16), [4]byte{start}, [4]byte{carp, 1, 1, 1}, [4]byte{stop}, [4]byte{heard, 1, 100, 1}, [4]byte{tick, 0, 0, due})
 	seed(head(100, 1|16|64), [4]byte{resume}, [4]byte{carp, 1, 0, 1}, [4]byte{upgraded}, [4]byte{tick, 0, 0, due}, [4]byte{upgraded}, [4]byte{carp, 1, 0, 1})
 
+	f.Add([]byte("\xff0\x00@10002000700\xff0020002")) // one missed advert counts
+
 	f.Fuzz(func(t *testing.T, data []byte) {
 		next := func() (b byte) {
 			if len(data) > 0 {

@@ -120,7 +120,7 @@ func (m *Machine) DownInterval() time.Duration {
 func (m *Machine) Handle(now time.Duration, ev Event) (effects []Effect, next time.Duration) {
 	m.effects = m.effects[:0]
 	if m.state == Master && !m.listening && m.leaving == staying {
-		if silent := now - m.sent; silent > m.DownInterval() {
+		if silent := now - m.sent; silent > m.stall() {
 			m.listen(now, silent)
 		}
 	}
@@ -129,6 +129,11 @@ func (m *Machine) Handle(now time.Duration, ev Event) (effects []Effect, next ti
 	}
 	return m.effects, min(m.deadline, m.leaveBy)
 }
+
+// stall is for how long a master may have said nothing until it must assume that
+// it was replaced. An advert that is only late is none, even where one that is missed
+// counts: CARP's down interval is then no longer than the one between two.
+func (m *Machine) stall() time.Duration { return max(m.DownInterval(), m.ownInterval()*3/2) }
 
 func (m *Machine) handle(now time.Duration, ev Event) {
 	switch m.state {
