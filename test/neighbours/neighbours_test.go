@@ -97,8 +97,8 @@ func (p *pair) startUcarp(n *lab.Node) {
 	p.t.Helper()
 	p.forgetStatus(n)
 	p.check(n.WriteFile(secrets, lab.Password+"\n", 0o600))
-	p.check(n.WriteFile(hooks+"start", fmt.Sprintf("#!/bin/sh\n%s\nip address add \"$2/24\" dev \"$1\"\necho master > %s\n", p.script, lab.StatusPath), 0o755))
-	p.check(n.WriteFile(hooks+"stop", fmt.Sprintf("#!/bin/sh\nip address del \"$2/24\" dev \"$1\" 2>/dev/null\necho backup > %s\n", lab.StatusPath), 0o755))
+	p.check(n.WriteFile(hooks+"start", fmt.Sprintf("#!/bin/sh\n%s\nip address add \"$2/24\" dev \"$1\"\necho master > %s.new; mv %[2]s.new %[2]s\n", p.script, lab.StatusPath), 0o755))
+	p.check(n.WriteFile(hooks+"stop", fmt.Sprintf("#!/bin/sh\nip address del \"$2/24\" dev \"$1\" 2>/dev/null\necho backup > %s.new; mv %[1]s.new %[1]s\n", lab.StatusPath), 0o755))
 	args := append([]string{"nice", "-n", "-15", "ucarp", "--interface=eth0", "--srcip=" + n.Addr(0).String(), "--vhid=1", "--passfile=" + secrets,
 		"--addr=" + lab.ClusterIP.String(), "--upscript=" + hooks + "start", "--downscript=" + hooks + "stop", "-r", "3"}, p.ucarp...)
 	d, err := n.Start(lab.DaemonSpec{Name: "ucarp", Args: args})
