@@ -45,7 +45,7 @@ func Listen(path string) (*Listener, error) {
 	return l, err
 }
 
-// errTaken is wrapped by listen's error if somebody listens already.
+// errTaken is wrapped by the error if somebody listens already.
 var errTaken = errors.New("another daemon listens")
 
 func listenOnce(path string) (*Listener, error) {

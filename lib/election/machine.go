@@ -187,8 +187,8 @@ func (m *Machine) handleBackup(now time.Duration, ev Event) {
 	case Unverifiable:
 		// Two nodes whose passwords or dialects differ must not both be master
 		// because one of them was restarted, nor a third that has by mistake the
-		// configuration of a pair, whose keys are not its own. A node that has once verified its peer, or was
-		// master, cannot be held this way.
+		// configuration of a pair, whose keys are not its own. A node that has once
+		// verified its peer, or was master, cannot be held this way.
 		if !m.proven && (ev.From == m.cfg.Peer || ev.Claims) {
 			wait := m.silence()
 			if ev.Interval > 0 { // that router may be slower than this one

@@ -14,18 +14,18 @@ import (
 // lies in the run directory, which a reboot empties, and is written with each
 // advert that is sent or accepted.
 type Record struct {
-	Identity string                       `json:"identity"` // of the virtual router on this node, see Config.Identity
-	BootID   string                       `json:"boot_id"`
-	Master   bool                         `json:"master"`   // and neither leaving nor in doubt
-	Started  bool                         `json:"started"`  // the start hook has ended since the promotion
-	Sent     time.Duration                `json:"sent"`     // boot clock of the last advert
-	Interval time.Duration                `json:"interval"` // that the adverts promised
-	Since    time.Time                    `json:"since"`    // of the state
-	Boot     time.Duration                `json:"since_boot,omitempty"`
-	Reason   string                       `json:"reason"`
-	Sequence auth.Sequence                `json:"sequence"` // the last one used
-	Marks    map[netip.Addr]auth.Sequence `json:"marks"`
-	Own      sources                      `json:"own,omitempty"` // the last one used, by source
+	Identity  string                       `json:"identity"` // of the virtual router on this node, see Config.Identity
+	BootID    string                       `json:"boot_id"`
+	Master    bool                         `json:"master"`               // and neither leaving nor in doubt
+	Started   bool                         `json:"started"`              // the start hook has ended since the promotion
+	Sent      time.Duration                `json:"sent"`                 // boot clock of the last advert
+	Interval  time.Duration                `json:"interval"`             // that the adverts promised
+	Since     time.Time                    `json:"since"`                // of the state
+	SinceBoot time.Duration                `json:"since_boot,omitempty"` // boot clock of it
+	Reason    string                       `json:"reason"`
+	Sequence  auth.Sequence                `json:"sequence"` // the last one used
+	Marks     map[netip.Addr]auth.Sequence `json:"marks"`
+	Own       sources                      `json:"own,omitempty"` // the last one used, by source
 }
 
 // Resumes tells whether the daemon that left this record died so little time

@@ -604,7 +604,7 @@ func (r *Router) retryLink(s link.State) {
 func (r *Router) start(how election.EventKind) {
 	r.started = true
 	if how == election.Resume {
-		r.since, r.sinceBoot, r.reason = r.record.Since, r.record.Boot, r.record.Reason
+		r.since, r.sinceBoot, r.reason = r.record.Since, r.record.SinceBoot, r.record.Reason
 	}
 	r.save()
 	r.handle(election.Event{Kind: how, Hesitant: how == election.Start && r.cfg.Hesitant})
@@ -773,7 +773,7 @@ func (r *Router) keep() {
 		Master:   r.machine.State() == election.Master && !r.machine.Leaving() && !r.machine.Listening(),
 		Sent:     r.lastSent,
 		Interval: r.cfg.Election.Interval,
-		Since:    r.since, Boot: r.sinceBoot, Reason: r.reason,
+		Since:    r.since, SinceBoot: r.sinceBoot, Reason: r.reason,
 		Sequence: r.used, Marks: maps.Collect(r.marks.All()), Own: r.sources(r.used),
 	})
 	if r.copied != 0 && r.now-r.copied > quiet {

@@ -346,8 +346,8 @@ func TestFirstStart(t *testing.T) {
 		again := w.join(setup{addr: b, peer: a, passwords: signed, hesitant: true, record: record})
 		w.after(time.Millisecond)
 		again.want(t, "master") // restarted in time
-		if at := again.router.report().SinceBoot; at == 0 || at != record.Boot {
-			t.Errorf("master since %v of the boot clock, was %v", at, record.Boot)
+		if at := again.router.report().SinceBoot; at == 0 || at != record.SinceBoot {
+			t.Errorf("master since %v of the boot clock, was %v", at, record.SinceBoot)
 		}
 		again.kill()
 	})
