@@ -54,7 +54,7 @@ const (
 // advertisement. A solicitation with one of the addresses as its target passes, for that is how this node finds the master, unless
 // it has no source: then it looks for duplicates of the address, because somebody has raised it here without nodad, and the
 // master's answer would leave it unusable on this node for good.
-var rules = []rule{
+var rules = slices.Concat([]rule{
 	{"ARP", []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1}, equal(0x08, 0x06),
 		network(14, 4), isGuarded, &expr.Counter{}, drop,
@@ -71,24 +71,22 @@ var rules = []rule{
 		network(0, 2), equal(6, 4),
 		network(10, 4), isGuarded, &expr.Counter{}, drop,
 	}},
-	{"neighbour message from a virtual address", append(icmp6(routerSolicitation, redirect),
-		network(8, 16), isGuarded6, &expr.Counter{}, drop,
-	)},
-	{"neighbour advertisement", append(icmp6(neighborAdvertisement, neighborAdvertisement),
-		network(48, 16), isGuarded6, &expr.Counter{}, drop,
-	)},
-	{"duplicate address detection", append(icmp6(neighborSolicitation, neighborSolicitation),
-		network(8, 16), equal(make([]byte, 16)...), network(48, 16), isGuarded6, &expr.Counter{}, drop,
-	)},
-	{"raw neighbour message from a virtual address on a VLAN", append(cutICMP6(routerSolicitation, redirect),
-		network(4, 16), isGuarded6, &expr.Counter{}, drop,
-	)},
-	{"raw neighbour advertisement on a VLAN", append(cutICMP6(neighborAdvertisement, neighborAdvertisement),
-		network(44, 16), isGuarded6, &expr.Counter{}, drop,
-	)},
-	{"raw duplicate address detection on a VLAN", append(cutICMP6(neighborSolicitation, neighborSolicitation),
-		network(4, 16), equal(make([]byte, 16)...), network(44, 16), isGuarded6, &expr.Counter{}, drop,
-	)},
+}, neighbourRules(0, ""), neighbourRules(4, ", raw on a VLAN"))
+
+// neighbourRules are those for neighbour messages of which this many bytes are cut off.
+func neighbourRules(cut uint32, where string) []rule {
+	source, target := network(8-cut, 16), network(48-cut, 16)
+	return []rule{
+		{"neighbour message from a virtual address" + where, append(icmp6(cut, routerSolicitation, redirect),
+			source, isGuarded6, &expr.Counter{}, drop,
+		)},
+		{"neighbour advertisement" + where, append(icmp6(cut, neighborAdvertisement, neighborAdvertisement),
+			target, isGuarded6, &expr.Counter{}, drop,
+		)},
+		{"duplicate address detection" + where, append(icmp6(cut, neighborSolicitation, neighborSolicitation),
+			source, equal(make([]byte, 16)...), target, isGuarded6, &expr.Counter{}, drop,
+		)},
+	}
 }
 
 // Types of ICMPv6, RFC 4861 §4; router advertisement, 134, lies between.
@@ -99,21 +97,14 @@ const (
 	redirect              = 137
 )
 
-// icmp6 matches IPv6 packets with an ICMPv6 message of these types.
-func icmp6(first, last byte) []expr.Any {
-	return []expr.Any{
-		network(6, 1), equal(unix.IPPROTO_ICMPV6),
-		network(0, 1), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0xf0}, Xor: []byte{0}}, equal(6 << 4),
-		network(40, 1), &expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{first}}, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{last}},
+// icmp6 matches IPv6 packets with an ICMPv6 message of these types. Of one that is cut
+// the version is not there.
+func icmp6(cut uint32, first, last byte) []expr.Any {
+	match := []expr.Any{network(6-cut, 1), equal(unix.IPPROTO_ICMPV6)}
+	if cut == 0 {
+		match = append(match, network(0, 1), &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0xf0}, Xor: []byte{0}}, equal(6<<4))
 	}
-}
-
-// cutICMP6 matches the same without the first four bytes.
-func cutICMP6(first, last byte) []expr.Any {
-	return []expr.Any{
-		network(2, 1), equal(unix.IPPROTO_ICMPV6),
-		network(36, 1), &expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{first}}, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{last}},
-	}
+	return append(match, network(40-cut, 1), &expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: []byte{first}}, &expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{last}})
 }
 
 type rule struct {
