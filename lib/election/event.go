@@ -101,8 +101,8 @@ const (
 	AddressOwner            // priority 255 needs no election
 	LowerOctets             // a rival of equal rank wins CARP's tie-break
 
-	Held         // a starting node hears the peer but cannot verify it: promotion held
-	Stalled      // the process did not run for After; silent until it is clear who is master
+	Held         // a starting node hears From, which it cannot verify: promotion held
+	Stalled      // the process did not run for After; silent for Interval, or until it is clear who is master
 	StallOver    // nobody took over during the stall
 	LateTimer    // a backup did not run for After; listening once more
 	NoSuccessor  // nobody took over in HandOverLimit
