@@ -141,15 +141,15 @@ func (r *Router) unverifiable(ev election.Event, reason string) {
 }
 
 // rival shows, on a master, that somebody else is master of our address whom
-// it must not obey. The refusal has said it.
+// it must not obey. The refusal has said it. A flood of such adverts costs no words.
 func (r *Router) rival(who netip.Addr, reason string) {
 	if r.machine.State() != election.Master {
 		return
 	}
-	first := r.rivalHeard == 0
+	known := r.rivalHeard != 0
 	r.rivalHeard = r.now
-	r.troubles.Show("rival", fmt.Sprintf("%s advertises what this node must not obey, so both may be master: %s", who, remedy(reason)))
-	if first {
+	if !known {
+		r.troubles.Show("rival", fmt.Sprintf("%s advertises what this node must not obey, so both may be master: %s", who, remedy(reason)))
 		r.publish()
 	}
 }
@@ -170,7 +170,8 @@ func (r *Router) verify(l *leg, message, trailer []byte, src netip.Addr) (seq au
 		return 0, err
 	}
 	sender := r.signer(l, src)
-	if err = r.marks.Check(sender, seq); r.own.said(src, seq) {
+	err = r.marks.Check(sender, seq)
+	if r.own.said(src, seq) {
 		err = auth.ErrReplay
 	}
 	if err != nil {
