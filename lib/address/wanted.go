@@ -223,7 +223,7 @@ func (t *tree) readVirtual(label string) {
 		t.notice(file, "want a name like if_eth0:web_conf")
 		return
 	case len(label) > maxName:
-		t.notice(file, "%s is longer than the %d characters that Linux allows", label, maxName)
+		t.notice(file, "%q is longer than the %d characters that Linux allows", label, maxName)
 		return
 	case strings.ContainsFunc(label, func(r rune) bool { return r == '/' || !unicode.IsGraphic(r) || unicode.IsSpace(r) }):
 		t.notice(file, "%q is no interface name", label)
@@ -244,7 +244,7 @@ func (t *tree) readVirtual(label string) {
 		t.notice(file, "addr %q: want an IPv4 or IPv6 address", f.addr)
 		return
 	case ip.Zone() != "":
-		t.notice(file, "addr %s: want it without %%%s: the interface is in the name of the file", ip, ip.Zone())
+		t.notice(file, "addr %q: want it without a zone: the interface is in the name of the file", f.addr)
 		return
 	case ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		t.notice(file, "addr %s: no address of a host", ip)

@@ -84,12 +84,12 @@ func TestWanted(t *testing.T) {
 		{"names that are not interface files", files(".if_eth0:1_conf.Xy12Zz", "junk", "if_eth0:1_conf~", "junk", "if__conf", "", "global.conf", "", "xif_eth0:1_conf", ""),
 			[]Address{cluster}, nil},
 		{"names that cannot be", files("if_:a_conf", "", "if_eth0:_conf", "", "if_eth0:a b_conf", "", "if_eth0:0123456789ab_conf", ""),
-			[]Address{cluster}, []string{"if_:a_conf: want a name", "if_eth0:0123456789ab_conf: eth0:0123456789ab is longer", "if_eth0:_conf: want a name", `"eth0:a b" is no interface name`}},
+			[]Address{cluster}, []string{"if_:a_conf: want a name", "if_eth0:0123456789ab_conf: \"eth0:0123456789ab\" is longer", "if_eth0:_conf: want a name", `"eth0:a b" is no interface name`}},
 		{"contents that cannot be used", files(
 			"if_eth0:a_conf", "", "if_eth0:b_conf", "[eth0:b]\nstatus=up\n", "if_eth0:c_conf", virtualFile("eth0:c", "300.1.1.1", "up"),
 			"if_eth0:d_conf", virtualFile("eth0:d", "fe80::1%eth0", "up"), "if_eth0:e_conf", virtualFile("eth0:e", "224.0.0.18", "up"),
 			"if_eth0:f_conf", "\x00\xff", "if_eth0:g_conf", strings.Repeat("#\n", maxFile), "if_eth0:h_conf", virtualFile("eth0:other", "10.0.0.1", "up")),
-			[]Address{cluster}, []string{"no section [eth0:a]", "eth0:b_conf: no addr", `addr "300.1.1.1"`, "addr fe80::1%eth0: want it without %eth0", "addr 224.0.0.18",
+			[]Address{cluster}, []string{"no section [eth0:a]", "eth0:b_conf: no addr", `addr "300.1.1.1"`, `addr "fe80::1%eth0": want it without a zone`, "addr 224.0.0.18",
 				"line 1: want key=value", "no section [eth0:f]", "larger than 64 KiB", "no section [eth0:h]"}},
 		{"a stray line costs nothing", files("if_eth0_conf", nic, "if_eth0:web_conf", virtualFile("eth0:web", "192.168.77.80", "up")+"<<<<<<< HEAD\n"),
 			[]Address{cluster, web}, []string{"if_eth0:web_conf: line 9: want key=value; ignored"}},
@@ -196,6 +196,7 @@ func FuzzInterfaceFile(f *testing.F) {
 	f.Add([]byte("[]\n[eth0:web\n=\n[eth0:web]=\naddr==\n\xff\x00"), []byte("["))
 	f.Add([]byte("[eth0:web]\naddr=::ffff:10.0.0.1%eth0\nstatus=up\n"), []byte(nil))
 	f.Add([]byte("[eth0:web]\naddr=::ffff:10.0.0.1\nstatus=up\n"), []byte("[eth0]\nmask=0\n"))
+	f.Add([]byte("[eth0:web]\naddr=fe80::1%\x00\nstatus=up\n"), []byte(nil))
 	f.Fuzz(func(t *testing.T, virtual, parent []byte) {
 		dir := files("if_eth0:web_conf", string(virtual), "if_eth0_conf", string(parent))
 		got, notices := Wanted(dir, prefixes, "eth0")

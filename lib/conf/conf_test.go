@@ -312,7 +312,7 @@ func TestRefused(t *testing.T) {
 		{`$cluster_ip="2001:db8::1";`, `:7: $cluster_ip: "2001:db8::1": want the same as in $local_ip, an IPv4 address`},
 		{`$remote_ip="192.168.1.251, 2001:db8::1";`, `:7: $remote_ip: "192.168.1.251, 2001:db8::1": want the same as in $local_ip, an IPv4 address`},
 		{`$cluster_ip="::ffff:10.0.0.1";`, `:7: $cluster_ip: "::ffff:10.0.0.1": is written 10.0.0.1: want an IPv4 or IPv6 address, or one of each`},
-		{`$local_ip="fe80::1%eth0";`, `:7: $local_ip: "fe80::1%eth0": goes without %eth0: $interface says it: want an IPv4 or IPv6 address, or one of each`},
+		{`$local_ip="fe80::1%eth0";`, `:7: $local_ip: "fe80::1%eth0": goes without a zone: $interface says it: want an IPv4 or IPv6 address, or one of each`},
 		{`$local_ip="10.0.0.1, 10.0.0.2";`, `:7: $local_ip: "10.0.0.1, 10.0.0.2": two of one family: want an IPv4 or IPv6 address, or one of each`},
 		{`$local_ip="10.0.0.1, fd00::1, fd00::2";`, `:7: $local_ip: "10.0.0.1, fd00::1, fd00::2": want an IPv4 or IPv6 address, or one of each`},
 		{`$local_ip=",";`, `:7: $local_ip: ",": want an IPv4 or IPv6 address, or one of each`},

@@ -202,7 +202,7 @@ func address(v string) (netip.Addr, error) {
 	case err != nil:
 		return a, errRange
 	case a.Zone() != "":
-		return a, fmt.Errorf("goes without %%%s: $interface says it", a.Zone())
+		return a, errors.New("goes without a zone: $interface says it")
 	case a.Is4In6():
 		return a, fmt.Errorf("is written %s", a.Unmap())
 	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback() && a.Is6(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
