@@ -33,7 +33,8 @@ func FuzzMachine(f *testing.F) {
 	seed(head(100, 1|16), [4]byte{start}, [4]byte{carp, 1, 1, 1}, [4]byte{stop}, [4]byte{heard, 1, 100, 1}, [4]byte{tick, 0, 0, due})
 	seed(head(100, 1|16|64), [4]byte{resume}, [4]byte{carp, 1, 0, 1}, [4]byte{upgraded}, [4]byte{tick, 0, 0, due}, [4]byte{upgraded}, [4]byte{carp, 1, 0, 1})
 
-	f.Add([]byte("\xff0\x00@10002000700\xff0020002")) // one missed advert counts
+	f.Add([]byte("\xff0\x00@10002000700\xff0020002"))                                            // one missed advert counts
+	f.Add([]byte("d\x00\x01\x11\x00\x00\x00d\n\x01\x04\xf0\td\x0e\x00\x03\x01\x00\x01\x02\x03")) // ucarp's successor has longer
 
 	f.Fuzz(func(t *testing.T, data []byte) {
 		next := func() (b byte) {
@@ -80,7 +81,7 @@ func FuzzMachine(f *testing.F) {
 
 		// Left alone with its timer, it comes to rest: a backup becomes master, a
 		// departure ends, a silence ends.
-		for range 2 + int(HandOverLimit/goodbyeRepeat) {
+		for range 2 + int(ucarpSilence/goodbyeRepeat) {
 			if h.next == Never {
 				break
 			}
