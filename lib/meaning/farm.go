@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
+	"unicode/utf8"
 )
 
 // Where in the farm's file the walk is.
@@ -58,10 +59,10 @@ const deepest = 16
 
 // normalFarm is an L4 farm's JSON with its members in order and without white
 // space; every value but those of normalValue is what it was, letter by letter.
-// It is false for what is no JSON, or not clear: where a key is there twice
-// or is written with escapes.
+// It is false for what is no JSON, which has to be UTF-8 (RFC 8259 section 8.1),
+// or not clear: where a key is there twice or is written with escapes.
 func normalFarm(content []byte) (normal []byte, ok bool) {
-	if !json.Valid(content) {
+	if !utf8.Valid(content) || !json.Valid(content) {
 		return nil, false
 	}
 	w := walk{rest: content, out: make([]byte, 0, len(content))}

@@ -287,6 +287,7 @@ func FuzzNormal(f *testing.F) {
 	f.Add([]byte(`{"a":1,"a":2}`), []byte(`{"a":2}`))
 	f.Add([]byte(`{"farms":[{"backends":[{"st\u0061te":"down"}]}]}`), []byte(`[ "\"", "\\" , -1e5 ]`))
 	f.Add([]byte("-b 0 0 0 fgDOWN\n"), []byte("-b 0 0 0 maintenance\n"))
+	f.Add([]byte("{\"\xff\":1,\"\xd3\":2}"), []byte("{\"\xd3\":2,\"\xff\":1}")) // one key for a reader that replaces what is no UTF-8
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		for _, form := range []Form{plain, l4Farm, backendStatus} {
 			for _, content := range [][]byte{a, b} {
