@@ -238,7 +238,7 @@ func FuzzKnownHosts(f *testing.F) {
 			t.Error("no text")
 		}
 		for _, n := range k.notices {
-			if strings.Contains(n, "%!") {
+			if strings.Contains(n, "%!") && !strings.Contains(text, "%!") {
 				t.Error(n)
 			}
 		}
