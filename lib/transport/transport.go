@@ -145,6 +145,9 @@ func Open(cfg Config) (*Conn, error) {
 	c.to = c.sockaddr(c.dst, port)
 	c.idle, c.emptied = true, bootclock.Now()
 	go c.watch()
+	if cfg.Kind != Multicast {
+		c.introduce()
+	}
 	return c, nil
 }
 

@@ -81,12 +81,18 @@ func cable(t *testing.T, a, b *host) {
 		}
 	})
 	for _, h := range []*host{a, b} {
-		if h.addr.Is4() {
-			h.ip("addr", "add", h.addr.String()+"/24", "dev", "eth0")
-		} else {
-			h.ip("addr", "add", h.addr.String()+"/64", "dev", "eth0", "nodad")
-		}
+		h.has()
 		h.ip("link", "set", "eth0", "up")
+	}
+}
+
+// has gives the host its address.
+func (h *host) has() {
+	h.t.Helper()
+	if h.addr.Is4() {
+		h.ip("addr", "add", h.addr.String()+"/24", "dev", "eth0")
+	} else {
+		h.ip("addr", "add", h.addr.String()+"/64", "dev", "eth0", "nodad")
 	}
 }
 
@@ -346,6 +352,49 @@ func TestLinkDownAndRecreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	next(t, b)
+}
+
+// A master goes on sending to a peer that has no power, until its kernel asks only now and then where that is. The peer, when
+// it is back, must not have to wait until it is asked.
+func TestReturnedPeerIsSentToAtOnce(t *testing.T) {
+	for name, of := range map[string]struct {
+		kind Kind
+		v6   bool
+	}{"unicast": {Unicast, false}, "udp": {UDP, false}, "unicast over IPv6": {Unicast, true}, "udp over IPv6": {UDP, true}} {
+		t.Run(name, func(t *testing.T) {
+			master, back, family := newHost(t, "10.9.0.1"), newHost(t, "10.9.0.2"), "ipv4"
+			if of.v6 {
+				master, back, family = newHost(t, "2001:db8::1"), newHost(t, "2001:db8::2"), "ipv6"
+			}
+			cable(t, master, back)
+			master.do(func() { // It asks once, and not again during this test.
+				if err := os.WriteFile("/proc/sys/net/"+family+"/neigh/eth0/retrans_time_ms", []byte("600000"), 0); err != nil {
+					t.Error(err)
+				}
+			})
+			m := master.open(of.kind, back)
+			back.ip("addr", "flush", "dev", "eth0") // so nobody answers
+			master.ip("neigh", "flush", "dev", "eth0")
+			message := []byte{0x31, 7, 100, 1, 0, 100, 0, 0}
+			if err := m.Send(message); err != nil {
+				t.Fatal(err)
+			}
+			back.has()
+			b := back.open(of.kind, master)
+			// The one that waited was dropped with the question, or comes first.
+			deadline := time.Now().Add(5 * time.Second)
+			for got := false; !got; {
+				if time.Now().After(deadline) {
+					t.Fatal("nothing is sent to the peer that is back")
+				}
+				if err := m.Send(message); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(20 * time.Millisecond)
+				_, got, _ = b.Receive()
+			}
+		})
+	}
 }
 
 // Two nodes with one address: the kernel drops the other's adverts unseen, but

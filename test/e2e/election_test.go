@@ -225,6 +225,7 @@ func TestTransports(t *testing.T) {
 			p.waitStatus(p.LB2, "master")
 			p.eventually("answers", func() (bool, string) { return probe.AnsweredAfter(cut.Add(p.down(p.LB2) / 2)), p.roles() })
 			outage(t, probe.Stop(), cut, p.down(p.LB2))
+			p.forgetsNeighbours(p.LB2)
 			back := p.boot(p.LB1)
 			p.start(p.LB1)
 			p.waitMaster(p.LB2)

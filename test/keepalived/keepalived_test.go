@@ -4,6 +4,7 @@
 package keepalived
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -31,6 +32,9 @@ const (
 	hooks  = "/usr/local/skudonet/app/ucarp/sbin/skudonet-ce-cluster-"
 )
 
+// program is Debian's, or another one for its answers to the same questions.
+var program = cmp.Or(os.Getenv("KEEPALIVED"), "keepalived")
+
 type keys = map[string]string
 
 // options of a pair. The zero value is multicast over IPv4, 0.2 s, and equal priorities.
@@ -50,6 +54,7 @@ type theirs struct {
 	preempt  bool
 	old      bool     // no word about the version, for which it speaks VRRPv2
 	more     []string // further lines of virtual_ipaddress
+	hmac     []string // lines of auth_hmac, if any
 }
 
 // pair is a node of ours and one with keepalived. Nothing is started.
@@ -65,7 +70,7 @@ type pair struct {
 
 func newPair(t *testing.T, o options) *pair {
 	t.Helper()
-	if _, err := exec.LookPath("keepalived"); err != nil {
+	if _, err := exec.LookPath(program); err != nil {
 		t.Fatal("test/install-deps check installs keepalived: ", err)
 	}
 	t.Parallel()
@@ -144,6 +149,9 @@ func (p *pair) instance(b *strings.Builder, k theirs, vip netip.Addr, every stri
 	if p.unicast {
 		fmt.Fprintf(b, "  unicast_src_ip %s\n  unicast_peer {\n    %s\n  }\n", p.addr(p.their), p.addr(p.our))
 	}
+	if k.hmac != nil {
+		fmt.Fprintf(b, "  auth_hmac {\n    %s\n  }\n", strings.Join(k.hmac, "\n    "))
+	}
 	fmt.Fprintf(b, "  virtual_ipaddress {\n    %s/%d dev eth0\n", vip, bits)
 	for _, line := range k.more {
 		b.WriteString("    " + line + "\n")
@@ -169,7 +177,7 @@ func (p *pair) startOurs() {
 func (p *pair) startTheirs() {
 	p.t.Helper()
 	d, err := p.their.Start(lab.DaemonSpec{Name: "keepalived",
-		Args: []string{"nice", "-n", "-15", "keepalived", "--dont-fork", "--log-console", "--log-detail", "--vrrp"}})
+		Args: []string{"nice", "-n", "-15", program, "--dont-fork", "--log-console", "--log-detail", "--vrrp"}})
 	p.check(err)
 	p.kept = d
 }
