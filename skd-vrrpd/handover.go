@@ -15,11 +15,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 )
 
-const (
-	// answerLimit is more than a daemon that lives takes to hand over or to give it up.
-	answerLimit = flushLimit + election.LeaveLimit + 5*time.Second
-	answerPoll  = 20 * time.Millisecond
-)
+const answerPoll = 20 * time.Millisecond
 
 // handOver asks the daemon to hand over, and waits for what becomes of it.
 func handOver(c *cli.Context) error {
@@ -42,10 +38,11 @@ func handOver(c *cli.Context) error {
 	if err := unix.Kill(p.pid, unix.SIGUSR2); err != nil {
 		return fmt.Errorf("tell process %d: %w", p.pid, err)
 	}
-	limit := election.HandOverLimit
+	speaks := election.VRRP
 	if d.Speaks != status.SpeaksVRRP {
-		limit = election.LeaveLimit
+		speaks = election.CARP
 	}
+	limit, _ := election.LeaveLimits(speaks, d.Signed, time.Duration(d.AdvertInterval))
 	reason, err := outcome(places, p.pid, limit)
 	if err != nil {
 		return err
@@ -59,7 +56,8 @@ func handOver(c *cli.Context) error {
 // because a daemon that was restarted then would not go on as one.
 func outcome(places node.Places, pid int, limit time.Duration) (reason string, err error) {
 	leaving := false
-	for begun := time.Now(); time.Since(begun) < answerLimit; time.Sleep(answerPoll) {
+	most := flushLimit + limit + 5*time.Second // more than a daemon that lives takes
+	for begun := time.Now(); time.Since(begun) < most; time.Sleep(answerPoll) {
 		record, unread := node.ReadRecord(places.RunDir)
 		// After the record: a master that has just become backup is seen as that.
 		d, err := status.ReadDaemon(filepath.Join(places.RunDir, status.DaemonFile))
@@ -78,5 +76,5 @@ func outcome(places node.Places, pid int, limit time.Duration) (reason string, e
 			return "", fmt.Errorf("no successor within %s, staying master; is the peer running?", limit)
 		}
 	}
-	return "", fmt.Errorf("still master after %s, and skd-vrrpd does not say why; see its log", answerLimit)
+	return "", fmt.Errorf("still master after %s, and skd-vrrpd does not say why; see its log", most)
 }

@@ -383,10 +383,12 @@ func (d *service) signals(hurry func()) {
 // the stop hook's, after a start hook that has to be ended first.
 func leaving(c conf.Config) string {
 	const slack = 10 * time.Second
-	limit := flushLimit + election.HandOverLimit + c.HookTimeout + 4*hook.Grace + slack
+	speaks := election.VRRP
 	if c.Protocol != conf.VRRP {
-		limit += election.LeaveLimit
+		speaks = election.Both
 	}
+	successor, _ := election.LeaveLimits(speaks, c.Password != "", c.AdvertInterval)
+	limit := flushLimit + successor + c.HookTimeout + 4*hook.Grace + slack
 	return fmt.Sprintf("%s\nEXTEND_TIMEOUT_USEC=%d", daemon.SdNotifyStopping, limit.Microseconds())
 }
 

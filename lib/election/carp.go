@@ -54,10 +54,6 @@ func (t Timing) skew() time.Duration { return time.Duration(t.Skew) * time.Secon
 // balancer, and notices what it hears up to a second late.
 const ucarpSilence = 10 * time.Second
 
-// LeaveLimit is the longest time, in any dialect, for which a master that leaves
-// keeps the address for its successor.
-const LeaveLimit = ucarpSilence
-
 // Speaks is the dialect in which the next advert leaves.
 func (m *Machine) Speaks() Dialect {
 	if m.cfg.Dialect == Both && !m.cfg.Ucarp {
@@ -77,11 +73,11 @@ func (m *Machine) ownInterval() time.Duration {
 	return m.cfg.Interval
 }
 
-// silence is how long a backup waits for a master that it has heard. For CARP it
+// Silence is how long a backup waits for a master that it has heard. For CARP it
 // is half an interval longer than the formula has it: an advert is due at the very
 // end of that, and ucarp, for which its own deadline is the first look at the
 // clock after it, is never that quick either.
-func (m *Machine) silence() time.Duration {
+func (m *Machine) Silence() time.Duration {
 	if m.Speaks() == VRRP {
 		return m.DownInterval()
 	}
@@ -100,15 +96,11 @@ func (m *Machine) firstPatience() time.Duration {
 
 // leaveLimit is how long the address is kept for a successor.
 func (m *Machine) leaveLimit(how departure) time.Duration {
-	switch vrrp := m.Speaks() == VRRP; {
-	case vrrp && how == stopping:
-		return StopLimit
-	case vrrp:
-		return HandOverLimit
-	case how == stopping:
-		return ucarpSilence / 2 // who has heard the goodbye runs its up script by then
+	handOver, stop := LeaveLimits(m.Speaks(), m.cfg.Signed, m.cfg.Interval)
+	if how == stopping {
+		return stop
 	}
-	return ucarpSilence
+	return handOver
 }
 
 // losesTies tells which node of two equal ones yields to the other.

@@ -105,7 +105,7 @@ const (
 	Stalled      // the process did not run for After; silent for Interval, or until it is clear who is master
 	StallOver    // nobody took over during the stall
 	LateTimer    // a backup did not run for After; listening once more
-	NoSuccessor  // nobody took over in HandOverLimit
+	NoSuccessor  // nobody took over in LeaveLimits
 	NotMaster    // a hand-over was asked of a node that is not master
 	AddressCopy  // somebody advertises from our own address
 	LosingRival  // somebody of lower rank believes to be master

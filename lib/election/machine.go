@@ -100,9 +100,9 @@ func (m *Machine) MasterInterval() time.Duration {
 // patience is how long a backup waits that heard nobody yet, or nobody any more.
 func (m *Machine) patience() time.Duration {
 	if m.hesitant {
-		return Hesitation * m.silence()
+		return Hesitation * m.Silence()
 	}
-	return m.silence()
+	return m.Silence()
 }
 
 // DownInterval is the down interval in force on this node.
@@ -190,7 +190,7 @@ func (m *Machine) handleBackup(now time.Duration, ev Event) {
 		// configuration of a pair, whose keys are not its own. A node that has once
 		// verified its peer, or was master, cannot be held this way.
 		if !m.proven && (ev.From == m.cfg.Peer || ev.Claims) {
-			wait := m.silence()
+			wait := m.Silence()
 			if ev.Interval > 0 { // that router may be slower than this one
 				wait = max(wait, DownInterval(m.cfg.Priority, ev.Interval, m.cfg.DeadRatio))
 			}
@@ -254,7 +254,7 @@ func (m *Machine) invites(ev Event) bool {
 func (m *Machine) decide(now time.Duration) {
 	if m.hesitant {
 		m.hesitant = false
-		m.deadline = min(m.deadline, now+m.silence())
+		m.deadline = min(m.deadline, now+m.Silence())
 	}
 }
 
@@ -269,7 +269,7 @@ func (m *Machine) follow(now time.Duration, ev Event) {
 
 // inStep restarts the timer of a backup that has heard its master.
 func (m *Machine) inStep(now time.Duration, from netip.Addr) {
-	m.deadline = now + m.silence()
+	m.deadline = now + m.Silence()
 	m.heard, m.left, m.outranked, m.excused, m.from = true, false, false, false, from
 }
 
@@ -283,11 +283,11 @@ func (m *Machine) masterSilent(now time.Duration) {
 	// that is always late still takes over.
 	if late := now - m.deadline; late > m.interval && !m.excused {
 		m.excused = true
-		m.deadline = now + m.silence()
+		m.deadline = now + m.Silence()
 		m.note(Effect{Reason: LateTimer, After: late})
 		return
 	}
-	reason := Effect{Reason: MasterSilent, From: m.from, After: m.silence()}
+	reason := Effect{Reason: MasterSilent, From: m.from, After: m.Silence()}
 	if !m.from.IsValid() {
 		reason.After = m.firstPatience()
 	}

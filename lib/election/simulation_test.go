@@ -159,7 +159,7 @@ func (s *simulation) look() {
 	}
 	switch {
 	case masters < 2 || leaving == masters:
-		// Masters that all hand over wait for a successor, HandOverLimit at most.
+		// Masters that all hand over wait for a successor, as long as they may.
 		s.dualSince = Never
 	case s.dualSince == Never:
 		s.dualSince = s.now
@@ -364,7 +364,7 @@ func (s *simulation) heal() {
 		s.revive(n)
 		s.begin(n)
 		if n.m.Leaving() {
-			s.at(s.now+HandOverLimit+s.upTo(time.Second), func() { s.begin(n) })
+			s.at(s.now+s.leaveLimit(handingOver)+s.upTo(time.Second), func() { s.begin(n) })
 		}
 	}
 }
@@ -490,7 +490,7 @@ func clusterHeals(seed uint64, trace *strings.Builder) error {
 	}
 	s.at(trouble, s.heal)
 
-	s.settled = trouble + HandOverLimit + time.Second + 3*down + interval + 2*wire
+	s.settled = trouble + s.leaveLimit(handingOver) + time.Second + 3*down + interval + 2*wire
 	preempt := false
 	for _, n := range s.nodes {
 		preempt = preempt || n.m.cfg.Preempt || n.m.cfg.Priority == 255
@@ -599,7 +599,7 @@ func TestHandOverLeavesNoGap(t *testing.T) {
 			old := s.master()
 			if s.IntN(2) == 0 && s.stopsInTime(old) {
 				s.tell(old, Stop)
-				s.run(s.now + StopLimit + wire)
+				s.run(s.now + s.leaveLimit(stopping) + wire)
 				if old.m.State() != Init {
 					s.failf("node %d did not stop", old.id)
 				}
@@ -607,7 +607,7 @@ func TestHandOverLeavesNoGap(t *testing.T) {
 				continue
 			}
 			s.tell(old, HandOver)
-			s.run(s.now + HandOverLimit + wire)
+			s.run(s.now + s.leaveLimit(handingOver) + wire)
 			if len(s.nodes) == 2 && old.m.State() != Backup {
 				s.failf("node %d is %v after its hand-over", old.id, old.m.State())
 			}
@@ -618,6 +618,14 @@ func TestHandOverLeavesNoGap(t *testing.T) {
 		}
 		return s.err
 	})
+}
+
+// leaveLimit is the longest time that any of the nodes keeps the address for a successor.
+func (s *simulation) leaveLimit(how departure) (longest time.Duration) {
+	for _, n := range s.nodes {
+		longest = max(longest, n.m.leaveLimit(how))
+	}
+	return longest
 }
 
 // calm waits until nobody's advert is on its way to somebody whose mind it changes.
@@ -643,7 +651,7 @@ func (s *simulation) stopsInTime(master *simNode) bool {
 		}
 	}
 	_, _, wire := s.limits()
-	return wait+wire < StopLimit
+	return wait+wire < master.m.leaveLimit(stopping)
 }
 
 // A node that did not run for a while costs a failover only if it was master and

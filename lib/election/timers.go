@@ -23,13 +23,8 @@ func DownInterval(priority uint8, interval time.Duration, deadRatio int) time.Du
 const Hesitation = 3
 
 const (
-	// HandOverLimit is how long a master that hands over waits for its
-	// successor before it stays master.
-	HandOverLimit = 3 * time.Second
-
-	// StopLimit is how long a master that stops keeps the address for its
-	// successor. It is shorter than HandOverLimit because it leaves either way.
-	StopLimit = time.Second
+	handOverLimit = 3 * time.Second
+	stopLimit     = time.Second
 
 	// PreemptHold is how long a node that handed over does not preempt.
 	PreemptHold = 30 * time.Second
@@ -47,6 +42,20 @@ const (
 	// so that a flood of adverts is not answered with a flood.
 	answersAtMost = 16
 )
+
+// LeaveLimits are how long a master keeps the address for its successor: until it
+// stays master, if it hands over, and until it leaves all the same, if it stops.
+// Who hears an unsigned goodbye waits its skew time first, which is less than the
+// interval. A ucarp that hears one runs its up script before it advertises.
+func LeaveLimits(speaks Dialect, signed bool, interval time.Duration) (handOver, stop time.Duration) {
+	switch {
+	case speaks != VRRP:
+		return ucarpSilence, ucarpSilence / 2
+	case !signed:
+		return max(handOverLimit, interval), max(stopLimit, interval)
+	}
+	return handOverLimit, stopLimit
+}
 
 // tieBreak is half a step of priority. The node with the lower address adds it
 // to its first down interval, so that two equal nodes that start together (or

@@ -57,3 +57,20 @@ func TestPriorityDecidesWhoWaitsLess(t *testing.T) {
 		}
 	}
 }
+
+// Nobody gives up before the slowest successor has waited, and a signed one or
+// ucarp has what it needs.
+func TestLeaveLimits(t *testing.T) {
+	for _, interval := range []time.Duration{10 * time.Millisecond, time.Second, 5 * time.Second, 40950 * time.Millisecond} {
+		handOver, stop := LeaveLimits(VRRP, false, interval)
+		if slowest := SkewTime(1, interval); handOver < slowest || stop < slowest {
+			t.Errorf("unsigned at %v: %v and %v, and a successor waits %v", interval, handOver, stop, slowest)
+		}
+		if handOver, stop := LeaveLimits(VRRP, true, interval); handOver != 3*time.Second || stop != time.Second {
+			t.Errorf("signed at %v: %v and %v, where a successor answers at once", interval, handOver, stop)
+		}
+		if handOver, stop := LeaveLimits(Both, true, interval); handOver != 10*time.Second || stop != 5*time.Second {
+			t.Errorf("beside ucarp at %v: %v and %v", interval, handOver, stop)
+		}
+	}
+}

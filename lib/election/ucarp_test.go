@@ -477,7 +477,7 @@ func (n *pairNode) entered(e Effect) {
 // have heard: a ucarp is master from the beginning of its up script on.
 func (p *pair) tookOver(n *pairNode) {
 	other := n.peer()
-	if p.single && p.heal != Never && p.now-p.heal > n.ours.m.silence() && other.runsUcarp() && other.role == Master {
+	if p.single && p.heal != Never && p.now-p.heal > n.ours.m.Silence() && other.runsUcarp() && other.role == Master {
 		p.failf("node %d took over from a ucarp that is master", n.id)
 	}
 }
@@ -988,7 +988,7 @@ var pairOperations = []pairOperation{
 			length, deaf := p.upTo(30*time.Second), p.IntN(2) == 0
 			if deaf {
 				// A timer that is not late, or a little, is no sign of deafness.
-				length += n.ours.m.silence() + 2*p.interval()
+				length += n.ours.m.Silence() + 2*p.interval()
 			}
 			n.pause(deaf)
 			p.at(p.now+length, func() { n.unpause(); ended() })
@@ -1082,7 +1082,7 @@ func (p *pair) do(n *pairNode, op pairOperation) {
 	case op.name == "hand-over":
 		limit = 0
 	case other.upgraded:
-		limit = other.ours.m.silence() + p.wire()
+		limit = other.ours.m.Silence() + p.wire()
 	}
 
 	p.measure()

@@ -245,6 +245,7 @@ const (
 	packetsAWake  = 64 // then timers and signals have their turn
 	reopenAfter   = time.Second
 	leaveLater    = 100 * time.Millisecond
+	guardLimit    = 2 * time.Second // for which a stop waits after the successor's time
 	watchdogParts = 2
 )
 
@@ -417,11 +418,8 @@ func (r *Router) command(c Command) {
 		}
 		r.handle(election.Event{Kind: election.Stop})
 		// The last goodbye may wait for a guard that never comes up.
-		limit := election.HandOverLimit
-		if r.machine.Speaks() != election.VRRP {
-			limit += election.LeaveLimit
-		}
-		time.AfterFunc(limit, func() { r.post(func() { r.owed = 0 }) })
+		_, limit := election.LeaveLimits(r.machine.Speaks(), r.signed(), r.cfg.Election.Interval)
+		time.AfterFunc(limit+guardLimit, func() { r.post(func() { r.owed = 0 }) })
 	case Tell:
 		rep := r.report()
 		r.log.Info(fmt.Sprintf("%s on %s vrid %d since %s: %s", rep.State, r.cfg.Interface, r.cfg.VRID,
