@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
@@ -56,9 +57,13 @@ func (n *Node) daemon() status.Daemon {
 		State: r.State.String(), Since: status.Moment{Time: r.Since, Boot: r.SinceBoot}, Reason: r.Reason,
 		Interface: n.conf.Interface, VRID: n.conf.VRID, Priority: n.conf.Priority, Preempt: n.conf.Preempt,
 		Protocol: string(n.conf.Protocol), Speaks: spoken[r.Speaks], Transport: string(n.conf.Transport), Signed: n.conf.Password != "",
-		AdvertInterval: status.Seconds(n.conf.AdvertInterval), DeadRatio: n.conf.DeadRatio, DownInterval: status.Seconds(r.Down),
+		AdvertInterval: status.Seconds(n.conf.AdvertInterval), DeadRatio: n.conf.DeadRatio, DownInterval: status.Seconds(r.Silence),
 		Peer: status.Peer{Address: n.conf.RemoteIP.String()},
-		Sent: r.Sent, Received: r.Received, Drops: r.Drops, Warnings: n.warnings,
+		Sent: r.Sent, Received: r.Received, Drops: r.Drops, Warnings: slices.Clone(n.warnings),
+	}
+	if r.CARPOver {
+		d.Warnings = append(d.Warnings, status.Problem{Text: "CARP is over, and the line of $protocol is not needed any more",
+			Remedy: "change $password, because CARP let others test guesses; then remove that line; on both nodes"})
 	}
 	if second := n.conf.Second.RemoteIP; second.IsValid() {
 		d.Peer.Second = second.String()

@@ -132,8 +132,9 @@ type Report struct {
 	Reason    string
 	Peer      Peer
 	Interval  time.Duration
-	Down      time.Duration
+	Silence   time.Duration // after which a backup takes its master for dead
 	Speaks    election.Dialect
+	CARPOver  bool // for a peer that was ucarp once
 	Drops     map[string]uint64
 	Sent      uint64
 	Received  uint64
@@ -805,7 +806,7 @@ func (r *Router) report() Report {
 	return Report{
 		State: r.machine.State(), Leaving: r.machine.Leaving(), Listening: r.machine.Listening(),
 		Since: r.since, SinceBoot: r.sinceBoot, Reason: r.reason, Peer: r.peer,
-		Interval: r.machine.MasterInterval(), Down: r.machine.DownInterval(), Speaks: r.machine.Speaks(),
+		Interval: r.machine.MasterInterval(), Silence: r.machine.Silence(), Speaks: r.machine.Speaks(), CARPOver: r.carpOver(),
 		Drops: maps.Clone(r.drops.total), Sent: r.sent, Received: r.recv, Now: r.now,
 	}
 }

@@ -43,7 +43,8 @@ func TestLiveUpgrade(t *testing.T) {
 	p.upgrade(p.LB1)
 	p.logged(p.LB1, "192.168.77.12 is ucarp: speaking CARP beside VRRPv3 until it is upgraded")
 	p.stays(p.LB2)
-	if got := p.report(p.LB1); got.State != "backup" || got.Speaks != "vrrpv3 and carp" || got.Peer.Spoke != "carp" || !got.Peer.Verified || len(got.Faults) > 0 || len(got.Drops) > 0 {
+	if got := p.report(p.LB1); got.State != "backup" || got.Speaks != "vrrpv3 and carp" || got.Peer.Spoke != "carp" || !got.Peer.Verified || len(got.Faults) > 0 || len(got.Drops) > 0 ||
+		len(got.Warnings) > 0 {
 		t.Errorf("the upgraded backup says %+v", got)
 	}
 
@@ -55,6 +56,9 @@ func TestLiveUpgrade(t *testing.T) {
 	for _, n := range p.Nodes() {
 		p.logged(n, over)
 		p.saidOnce(n, over)
+		if warned := p.report(n).Warnings; len(warned) != 1 || !strings.HasPrefix(warned[0].Text, "CARP is over") {
+			t.Errorf("what %s warns of, as something is left to do: %v", n.Name, warned)
+		}
 	}
 	now := time.Now()
 	p.stays(p.LB1)
