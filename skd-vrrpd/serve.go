@@ -149,8 +149,7 @@ func (d *service) run(started time.Time) error {
 		d.log.Warn(fmt.Sprintf("starting without what was stored, from the clock alone: %v", err))
 	}
 	if d.forgotten() {
-		lasting.Marks, lasting.Own, lasting.Bridge = nil, nil, vrouter.Bridge{}
-		record.Marks, record.Own = nil, nil
+		record, lasting = vrouter.Forget(record, lasting)
 	}
 	cfg := virtualRouter(d.conf)
 	cfg.Keys, cfg.Started, cfg.Hesitant = d.keys(d.conf), started, d.hesitant()

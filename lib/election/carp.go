@@ -141,7 +141,7 @@ func (m *Machine) known(ev Event) bool {
 		m.note(Effect{Reason: UcarpHeard, From: ev.From})
 	case ev.Kind == Advert && m.cfg.Dialect == CARP:
 		return false
-	case ev.Kind == Advert && m.cfg.Dialect == Both && m.cfg.Signed && ev.From == m.cfg.Peer && active:
+	case ev.Kind == Advert && m.cfg.Dialect == Both && m.cfg.Signed && ev.From == m.cfg.Peer && active && !ev.Forgotten:
 		m.endBridge(ev.From)
 	case ev.Kind == PeerUpgraded:
 		// A master that is heard with CARP is no such thing yet, whatever else its node says.

@@ -47,14 +47,15 @@ func (k EventKind) String() string { return eventNames[k] }
 // Advert, From and Timing to CARPAdvert, From, Claims and perhaps Interval to
 // Unverifiable, Hesitant to Start.
 type Event struct {
-	Kind     EventKind
-	From     netip.Addr
-	Priority uint8
-	Interval time.Duration
-	Timing   Timing
-	Hesitant bool // wait longer for a master, before the first promotion, than one down interval: see Hesitation
-	Claims   bool // it is signed with another key, for this virtual router's own address
-	Rank     int  // breaks ties where it is not 0: positive if the sender's address is the higher one; else From and Config.Local do
+	Kind      EventKind
+	From      netip.Addr
+	Priority  uint8
+	Interval  time.Duration
+	Timing    Timing
+	Hesitant  bool // wait longer for a master, before the first promotion, than one down interval: see Hesitation
+	Claims    bool // it is signed with another key, for this virtual router's own address
+	Forgotten bool // it may be of before the sender was forgotten: no proof of what that speaks now
+	Rank      int  // breaks ties where it is not 0: positive if the sender's address is the higher one; else From and Config.Local do
 }
 
 // EffectKind says what is to be done.

@@ -4,7 +4,9 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 
+	"github.com/skudonet/skudonet-ce-cluster/lib/auth"
 	"github.com/skudonet/skudonet-ce-cluster/lib/carp"
 	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/transport"
@@ -15,6 +17,30 @@ type Bridge struct {
 	Peer  string `json:"peer,omitempty"`  // whom it is about, see peerName
 	Ucarp bool   `json:"ucarp,omitempty"` // it was ucarp when it was heard last
 	Ended bool   `json:"ended,omitempty"` // it is upgraded: CARP is over
+	// Forgotten is the newest sequence that anybody had used when the peer was forgotten.
+	Forgotten auth.Sequence `json:"forgotten,omitempty"`
+}
+
+// Forget takes from what an earlier process left what that knew of the peer, as the
+// admin asks where the peer goes back to ucarp, or lost its state.
+func Forget(record Record, lasting Lasting) (Record, Lasting) {
+	newest := lasting.Bridge.Forgotten
+	for _, marks := range []map[netip.Addr]auth.Sequence{lasting.Marks, record.Marks} {
+		for _, seq := range marks {
+			if newest == 0 || seq.After(newest) {
+				newest = seq
+			}
+		}
+	}
+	record.Marks, record.Own = nil, nil
+	return record, Lasting{Floor: lasting.Floor, Bridge: Bridge{Forgotten: newest}}
+}
+
+// wasForgotten tells whether an advert may be one of before the peer was forgotten.
+// It is no proof of an upgrade then. Beside a ucarp, which will never sign one that
+// counts above it, it is a replay.
+func (b Bridge) wasForgotten(seq auth.Sequence) bool {
+	return b.Forgotten != 0 && !seq.After(b.Forgotten)
 }
 
 // peerName tells one peer of a virtual router from another.

@@ -411,6 +411,81 @@ func retimed(payload []byte, timing election.Timing) []byte {
 	return b
 }
 
+// The peer goes back to version 2.0, and was forgotten for that: what is recorded of the time when it signed ends no bridge.
+func TestForgottenPeerIsReplayed(t *testing.T) {
+	for _, master := range []string{a, b} {
+		t.Run(master+" becomes master", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWire()
+				two := w.joinCARP(election.Both, setup{addr: b, peer: a})
+				w.after(20 * time.Second)
+				one := w.joinCARP(election.Both, setup{addr: a, peer: b})
+				w.oneMaster(t, 10*time.Second, 0, 0)
+				two.want(t, "master")
+				recorded := slices.Clone(w.tapped[len(w.tapped)-5:])
+				two.kill()
+				w.after(10 * time.Second)
+				one.want(t, "master")
+				if !one.stored.Bridge.Ended || len(one.stored.Marks) == 0 {
+					t.Fatalf("the bridge has not ended: %+v", one.stored)
+				}
+
+				back := func() *ucarp { return w.ucarp(b, func(u *ucarp) { u.preempt = master == b }) }
+				one.kill()
+				var u *ucarp
+				if master == b {
+					u = back()
+					w.after(10 * time.Second)
+				}
+				record, lasting := Forget(one.kept, one.stored)
+				one = w.joinCARP(election.Both, setup{addr: a, peer: b, record: record, lasting: lasting})
+				w.after(20 * time.Second)
+				if master == a {
+					t.Log("before ucarp was heard it may be a peer whose clock is behind: obeyed, for as long as it goes on")
+					w.deliver(nil, two.addr, recorded[0])
+					w.after(10 * time.Second)
+					recorded = recorded[1:]
+					u = back()
+				}
+				w.after(20 * time.Second)
+				enters := len(one.enters)
+				replay := func() {
+					t.Helper()
+					for _, old := range recorded {
+						w.deliver(nil, two.addr, old)
+						w.oneMaster(t, 3*time.Second, 0, 0)
+					}
+					if u.master != (master == b) || len(one.enters) != enters {
+						t.Errorf("ucarp is master: %v, and we were %v:\n%s", u.master, one.enters, one.log)
+					}
+					if b := one.stored.Bridge; b.Ended || !b.Ucarp {
+						t.Errorf("the bridge ended: %+v", b)
+					}
+				}
+				replay()
+				t.Log("nor after a restart")
+				record, lasting = one.kept, one.stored
+				record.Marks, lasting.Marks = nil, nil // the newest is not what protects
+				one.kill()
+				one = w.joinCARP(election.Both, setup{addr: a, peer: b, record: record, lasting: lasting})
+				w.after(5 * time.Second)
+				enters = len(one.enters)
+				replay()
+
+				t.Log("an upgrade does")
+				u.kill()
+				two = w.joinCARP(election.Both, setup{addr: b, peer: a})
+				w.after(30 * time.Second)
+				if !one.stored.Bridge.Ended || one.stored.Bridge.Forgotten != 0 {
+					t.Errorf("the bridge stays open: %+v\n%s", one.stored.Bridge, one.log)
+				}
+				two.kill()
+				one.kill()
+			})
+		})
+	}
+}
+
 func TestBridgeEndsBySSH(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()

@@ -171,7 +171,7 @@ func (r *Router) verify(l *leg, message, trailer []byte, src netip.Addr) (seq au
 	}
 	sender := r.signer(l, src)
 	err = r.marks.Check(sender, seq)
-	if r.own.said(src, seq) {
+	if r.own.said(src, seq) || r.machine.Speaks() != election.VRRP && r.bridge.wasForgotten(seq) {
 		err = auth.ErrReplay
 	}
 	if err != nil {
@@ -244,7 +244,7 @@ func (r *Router) accept(l *leg, src, from netip.Addr, seq auth.Sequence, signed 
 		return
 	}
 	r.heardFrom(Peer{Addr: src, Heard: r.now, Priority: r.heard.Priority, Interval: r.heard.Interval, Verified: r.signed(), Next: r.nextKey},
-		election.Event{Kind: election.Advert, From: from, Priority: r.heard.Priority, Interval: r.heard.Interval, Rank: r.rank(l, src, from)})
+		election.Event{Kind: election.Advert, From: from, Priority: r.heard.Priority, Interval: r.heard.Interval, Rank: r.rank(l, src, from), Forgotten: r.bridge.wasForgotten(seq)})
 }
 
 // toldBefore tells whether a verified advert came in the other family before, or

@@ -93,7 +93,7 @@ func (r *Router) note(e election.Effect) {
 		r.log.Warn(r.fault + "; ignored, because $link_loss is \"ignore\"")
 	case election.UcarpHeard:
 		r.log.Info(fmt.Sprintf("%s is ucarp: speaking CARP beside VRRPv3 until it is upgraded", e.From))
-		r.bridge = Bridge{Peer: r.cfg.peerName(), Ucarp: true}
+		r.bridge = Bridge{Peer: r.cfg.peerName(), Ucarp: true, Forgotten: r.bridge.Forgotten}
 		r.save()
 	case election.BridgeEnded:
 		const over = "CARP is neither spoken nor heard any more, for good; now change the password: CARP let others test guesses"
