@@ -2,8 +2,9 @@ package transport
 
 import "golang.org/x/sys/unix"
 
-// introduce pings the peer once, for the address resolution that comes before: it
-// tells the peer's kernel, or that of a router between, where this node is. A
+// introduce pings the peer once, for the address resolution that comes before where
+// this kernel does not know the peer yet, as after a boot and a lost carrier: it tells
+// the peer's kernel, or that of a router between, where this node is. A
 // master that advertises to a node without power asks for it by ARP or neighbour
 // solicitations once a second, and no advert leaves in between; a node that
 // returns would hear nobody within the down interval of a short interval, and take

@@ -239,19 +239,19 @@ func (p *pair) run(n *lab.Node, name string, args ...string) string {
 }
 
 // other is the peer of a node.
-// forgetsNeighbours has the kernel of a node forget who is where, as it does when somebody was gone for a minute, and ask
-// seldom from then on.
-func (p *pair) forgetsNeighbours(n *lab.Node) {
-	p.t.Helper()
-	p.run(n, "sh", "-c", "for family in ipv4 ipv6; do echo 10000 > /proc/sys/net/$family/neigh/eth0/retrans_time_ms; done; ip neigh flush dev eth0")
-	<-time.After(2 * 200 * time.Millisecond) // it has asked
-}
-
 func (p *pair) other(n *lab.Node) *lab.Node {
 	if n == p.LB1 {
 		return p.LB2
 	}
 	return p.LB1
+}
+
+// forgetsNeighbours has the kernel of a node forget who is where, as it does when somebody was gone for a minute, and ask
+// seldom from then on.
+func (p *pair) forgetsNeighbours(n *lab.Node) {
+	p.t.Helper()
+	p.run(n, "sh", "-c", "for family in ipv4 ipv6; do echo 10000 > /proc/sys/net/$family/neigh/eth0/retrans_time_ms; done; ip neigh flush dev eth0")
+	<-time.After(2 * 200 * time.Millisecond) // intervals, so that it has asked
 }
 
 // roles is what the status files say, lb1's first.
