@@ -10,12 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/bootclock"
-	"github.com/skudonet/skudonet-ce-cluster/lib/election"
 	"github.com/skudonet/skudonet-ce-cluster/lib/node"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 )
 
-const answerPoll = 20 * time.Millisecond
+const (
+	answerPoll = 20 * time.Millisecond
+	slack      = 5 * time.Second // for a daemon that lives
+)
 
 // handOver asks the daemon to hand over, and waits for what becomes of it.
 func handOver(c *cli.Context) error {
@@ -38,12 +40,7 @@ func handOver(c *cli.Context) error {
 	if err := unix.Kill(p.pid, unix.SIGUSR2); err != nil {
 		return fmt.Errorf("tell process %d: %w", p.pid, err)
 	}
-	speaks := election.VRRP
-	if d.Speaks != status.SpeaksVRRP {
-		speaks = election.CARP
-	}
-	limit, _ := election.LeaveLimits(speaks, d.Signed, time.Duration(d.AdvertInterval))
-	reason, err := outcome(places, p.pid, limit)
+	reason, err := outcome(places, p.pid)
 	if err != nil {
 		return err
 	}
@@ -54,9 +51,9 @@ func handOver(c *cli.Context) error {
 // outcome waits until the master is none any more, and returns why, or until it
 // has given up. While it waits for a successor its record does not say master,
 // because a daemon that was restarted then would not go on as one.
-func outcome(places node.Places, pid int, limit time.Duration) (reason string, err error) {
+func outcome(places node.Places, pid int) (reason string, err error) {
 	leaving := false
-	most := flushLimit + limit + 5*time.Second // more than a daemon that lives takes
+	most := flushLimit + slack
 	for begun := time.Now(); time.Since(begun) < most; time.Sleep(answerPoll) {
 		record, unread := node.ReadRecord(places.RunDir)
 		// After the record: a master that has just become backup is seen as that.
@@ -73,8 +70,9 @@ func outcome(places node.Places, pid int, limit time.Duration) (reason string, e
 		case unread == nil && !record.Master:
 			leaving = true
 		case unread == nil && leaving:
-			return "", fmt.Errorf("no successor within %s, staying master; is the peer running?", limit)
+			return "", fmt.Errorf("no successor within %s, staying master; is the peer running?", d.HandOverLimit)
 		}
+		most = max(most, flushLimit+time.Duration(d.HandOverLimit)+slack) // it may have noticed meanwhile that the peer is ucarp
 	}
 	return "", fmt.Errorf("still master after %s, and skd-vrrpd does not say why; see its log", most)
 }

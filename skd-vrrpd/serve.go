@@ -212,9 +212,10 @@ func notifier() func(string) {
 func virtualRouter(c conf.Config) vrouter.Config {
 	dialects := map[conf.Protocol]election.Dialect{conf.VRRP: election.VRRP, conf.CARP: election.CARP, conf.Auto: election.Both}
 	kinds := map[conf.Transport]transport.Kind{conf.Multicast: transport.Multicast, conf.Unicast: transport.Unicast, conf.UDP: transport.UDP}
+	_, keepaliveds := c.Password.Key()
 	cfg := vrouter.Config{
 		Election: election.Config{Priority: c.Priority, Interval: c.AdvertInterval, DeadRatio: c.DeadRatio, Preempt: c.Preempt,
-			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != "", Dialect: dialects[c.Protocol]},
+			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != "", Foreign: c.Password == "" || keepaliveds, Dialect: dialects[c.Protocol]},
 		Interface: c.Interface, VRID: c.VRID, ClusterIP: c.ClusterIP, Kind: kinds[c.Transport],
 		Second:     vrouter.Family{Local: c.Second.LocalIP, Peer: c.Second.RemoteIP, ClusterIP: c.Second.ClusterIP},
 		IgnoreLink: c.LinkLoss == conf.LinkLossIgnore,
@@ -382,12 +383,7 @@ func (d *service) signals(hurry func()) {
 // the stop hook's, after a start hook that has to be ended first.
 func leaving(c conf.Config) string {
 	const slack = 10 * time.Second
-	speaks := election.VRRP
-	if c.Protocol != conf.VRRP {
-		speaks = election.Both
-	}
-	successor, _ := election.LeaveLimits(speaks, c.Password != "", c.AdvertInterval)
-	limit := flushLimit + successor + c.HookTimeout + 4*hook.Grace + slack
+	limit := flushLimit + virtualRouter(c).Election.LongestLeave() + c.HookTimeout + 4*hook.Grace + slack
 	return fmt.Sprintf("%s\nEXTEND_TIMEOUT_USEC=%d", daemon.SdNotifyStopping, limit.Microseconds())
 }
 

@@ -94,9 +94,22 @@ func (m *Machine) firstPatience() time.Duration {
 	return m.patience() + ucarpSilence
 }
 
+// LongestLeave is the longest time for which a machine of this configuration keeps the address for a successor.
+func (c Config) LongestLeave() time.Duration {
+	longest, _ := leaveLimits(VRRP, c.Foreign, c.Interval)
+	if c.Dialect != VRRP {
+		besideUcarp, _ := leaveLimits(CARP, c.Foreign, c.Interval)
+		longest = max(longest, besideUcarp)
+	}
+	return longest
+}
+
+// HandOverLimit is how long a master that hands over waits for a successor before it stays master.
+func (m *Machine) HandOverLimit() time.Duration { return m.leaveLimit(handingOver) }
+
 // leaveLimit is how long the address is kept for a successor.
 func (m *Machine) leaveLimit(how departure) time.Duration {
-	handOver, stop := LeaveLimits(m.Speaks(), m.cfg.Signed, m.cfg.Interval)
+	handOver, stop := leaveLimits(m.Speaks(), m.cfg.Foreign, m.cfg.Interval)
 	if how == stopping {
 		return stop
 	}

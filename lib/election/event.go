@@ -106,7 +106,7 @@ const (
 	Stalled      // the process did not run for After; silent for Interval, or until it is clear who is master
 	StallOver    // nobody took over during the stall
 	LateTimer    // a backup did not run for After; listening once more
-	NoSuccessor  // nobody took over in LeaveLimits
+	NoSuccessor  // nobody took over within the HandOverLimit
 	NotMaster    // a hand-over was asked of a node that is not master
 	AddressCopy  // somebody advertises from our own address
 	LosingRival  // somebody of lower rank believes to be master

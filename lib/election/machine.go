@@ -29,6 +29,7 @@ type Config struct {
 	Local     netip.Addr    // breaks ties
 	Peer      netip.Addr    // the one configured peer
 	Signed    bool          // every Advert event was verified with the password
+	Foreign   bool          // the peer may be another program, which waits its skew time after a goodbye
 	Dialect   Dialect
 	Ucarp     bool // Both: the peer was ucarp when it was heard last
 }
@@ -418,11 +419,12 @@ func (m *Machine) leave(now time.Duration, how departure) {
 
 func (m *Machine) goodbye(now time.Duration) {
 	m.say(0)
-	m.deadline = Never
 	switch {
 	case m.Speaks() != VRRP:
 		m.deadline = now + m.timing.Interval() // ucarp would work off a faster series for long after
-	case m.cfg.Signed:
+	case m.cfg.Foreign:
+		m.deadline = now + max(goodbyeRepeat, m.cfg.Interval)
+	default:
 		m.deadline = now + goodbyeRepeat
 	}
 }

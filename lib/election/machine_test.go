@@ -12,16 +12,17 @@ import (
 const ms = time.Millisecond
 
 var (
-	self   = netip.MustParseAddr("192.168.1.250")
-	peer   = netip.MustParseAddr("192.168.1.251")
-	lower  = netip.MustParseAddr("192.168.1.99") // as text it is the higher one
-	higher = netip.MustParseAddr("192.168.2.1")
-	little = netip.MustParseAddr("10.168.1.255") // higher for a little-endian machine
-	signed = Config{Priority: 100, Interval: time.Second, DeadRatio: 3, Local: self, Peer: peer, Signed: true}
-	plain  = func() Config { c := signed; c.Signed = false; return c }()
-	eager  = func() Config { c := signed; c.Preempt = true; return c }()
-	owner  = func() Config { c := plain; c.Priority = 255; return c }()
-	upper  = func() Config { c := signed; c.Local, c.Peer = peer, self; return c }()
+	self    = netip.MustParseAddr("192.168.1.250")
+	peer    = netip.MustParseAddr("192.168.1.251")
+	lower   = netip.MustParseAddr("192.168.1.99") // as text it is the higher one
+	higher  = netip.MustParseAddr("192.168.2.1")
+	little  = netip.MustParseAddr("10.168.1.255") // higher for a little-endian machine
+	signed  = Config{Priority: 100, Interval: time.Second, DeadRatio: 3, Local: self, Peer: peer, Signed: true}
+	plain   = func() Config { c := signed; c.Signed, c.Foreign = false, true; return c }()
+	foreign = func() Config { c := signed; c.Foreign = true; return c }()
+	eager   = func() Config { c := signed; c.Preempt = true; return c }()
+	owner   = func() Config { c := plain; c.Priority = 255; return c }()
+	upper   = func() Config { c := signed; c.Local, c.Peer = peer, self; return c }()
 )
 
 // What priority 100 and 1 s amount to.
@@ -237,7 +238,7 @@ var transitions = []struct {
 		2*time.Second + skew, ev(Tick), promoted(enters(Master, MasterLeft, peer)), inMaster, 3*time.Second + skew},
 	{"a starting node hears nothing but a goodbye", plain, after(starting, step{2 * time.Second, advert(peer, 0)}),
 		2*time.Second + skew, ev(Tick), promoted(enters(Master, MasterLeft, peer)), inMaster, 3*time.Second + skew},
-	{"a master that was to be preempted leaves", func() Config { c := eager; c.Signed = false; return c }(),
+	{"a master that was to be preempted leaves", func() Config { c := eager; c.Signed, c.Foreign = false, true; return c }(),
 		after(starting, step{time.Second, advert(peer, 99)}, step{2 * time.Second, advert(peer, 0)}),
 		2*time.Second + skew, ev(Tick), promoted(enters(Master, MasterLeft, peer)), inMaster, 3*time.Second + skew},
 	{"somebody of higher priority takes over after a goodbye", plain, after(listeningTo, step{2 * time.Second, advert(peer, 0)}),
@@ -456,8 +457,8 @@ var transitions = []struct {
 	// Hand-over.
 	{"a master hands over: goodbye, and the address stays", signed, mastering, 500 * ms, ev(HandOver),
 		[]Effect{stopsAnnouncing, goodbye}, inHandingOver, 750 * ms},
-	{"an unsigned master hands over: one goodbye", plain, mastering, 500 * ms, ev(HandOver),
-		[]Effect{stopsAnnouncing, goodbye}, inHandingOver, 3500 * ms},
+	{"a master hands over beside a program that waits its skew time: a goodbye in each interval", foreign, mastering, 500 * ms, ev(HandOver),
+		[]Effect{stopsAnnouncing, goodbye}, inHandingOver, 1500 * ms},
 	{"the goodbye of a hand-over is repeated", signed, handing, 750 * ms, ev(Tick), []Effect{goodbye}, inHandingOver, 1000 * ms},
 	{"a master that hands over is woken before its time", signed, handing, 749 * ms, ev(Tick), nil, inHandingOver, 750 * ms},
 	{"the last goodbye of a hand-over", signed, handing, 3400 * ms, ev(Tick), []Effect{goodbye}, inHandingOver, 3500 * ms},
@@ -499,7 +500,8 @@ var transitions = []struct {
 
 	// Stop.
 	{"a master stops: goodbye, and the address stays", signed, mastering, 500 * ms, ev(Stop), []Effect{stopsAnnouncing, goodbye}, inStopping, 750 * ms},
-	{"an unsigned master stops: one goodbye", plain, mastering, 500 * ms, ev(Stop), []Effect{stopsAnnouncing, goodbye}, inStopping, 1500 * ms},
+	{"a master stops beside one", foreign, mastering, 500 * ms, ev(Stop), []Effect{stopsAnnouncing, goodbye}, inStopping, 1500 * ms},
+	{"and says its last goodbye", plain, departing, 1500 * ms, ev(Tick), []Effect{goodbye}, inStopping, 1700 * ms},
 	{"the goodbye of a stop is repeated", signed, departing, 750 * ms, ev(Tick), []Effect{goodbye}, inStopping, 1000 * ms},
 	{"a stopping master is woken before its time", signed, departing, 749 * ms, ev(Tick), nil, inStopping, 750 * ms},
 	{"the successor of a stopping master is heard", signed, departing, 600 * ms, advert(peer, 100),
@@ -511,7 +513,7 @@ var transitions = []struct {
 	{"the successor of a stopping master has a lower address", signed, departing, 600 * ms, advert(lower, 100),
 		demoted(enters(Init, Stopping, lower)), inInit, Never},
 	{"a master stops without a successor", signed, departing, 1500 * ms, ev(Tick), demoted(enters(Init, Stopping)), inInit, Never},
-	{"an unsigned master stops without a successor", plain, departing, 1500 * ms, ev(Tick), demoted(enters(Init, Stopping)), inInit, Never},
+	{"an unsigned master stops without a successor", plain, departing, 1700 * ms, ev(Tick), demoted(enters(Init, Stopping)), inInit, Never},
 	{"a stop ends, however late", signed, departing, 60 * time.Second, ev(Tick), demoted(enters(Init, Stopping)), inInit, Never},
 	{"a stop during a hand-over has its own limit", signed, after(handing, step{3 * time.Second, ev(Stop)}), 3500 * ms, ev(Tick),
 		[]Effect{goodbye}, inStopping, 3750 * ms},

@@ -441,6 +441,7 @@ func randomCluster(r *rand.Rand) *simulation {
 	}
 	base := Config{Interval: logUniform(), DeadRatio: 2 + r.IntN(4), Priority: 100,
 		Signed: r.IntN(3) > 0}
+	base.Foreign = !base.Signed || r.IntN(4) == 0
 	sameInterval, samePriority, anyPreempt := r.IntN(4) > 0, r.IntN(2) == 0, r.IntN(2) == 0
 	cfgs := make([]Config, n)
 	shortest := time.Second

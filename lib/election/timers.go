@@ -29,10 +29,13 @@ const (
 	// PreemptHold is how long a node that handed over does not preempt.
 	PreemptHold = 30 * time.Second
 
-	// goodbyeRepeat is the pause between the goodbyes of a signed master that
-	// is leaving. An unsigned one says goodbye once: each repetition would
-	// restart the skew timers of plain RFC 9568 backups.
+	// goodbyeRepeat is the pause between the goodbyes of a master that is leaving,
+	// where the peer takes over at once. Elsewhere it is an interval: each goodbye
+	// restarts the skew timer of a plain RFC 9568 backup, which is shorter.
 	goodbyeRepeat = 250 * time.Millisecond
+
+	// reaction is what a successor may need beside its skew time.
+	reaction = 200 * time.Millisecond
 
 	// announceApart keeps a rival that repeats itself from turning every one of
 	// its adverts into a burst of ours.
@@ -43,16 +46,16 @@ const (
 	answersAtMost = 16
 )
 
-// LeaveLimits are how long a master keeps the address for its successor: until it
+// leaveLimits are how long a master keeps the address for its successor: until it
 // stays master, if it hands over, and until it leaves all the same, if it stops.
-// Who hears an unsigned goodbye waits its skew time first, which is less than the
-// interval. A ucarp that hears one runs its up script before it advertises.
-func LeaveLimits(speaks Dialect, signed bool, interval time.Duration) (handOver, stop time.Duration) {
+// A foreign program that hears a goodbye waits its skew time first, which is less
+// than the interval. A ucarp runs its up script before it advertises.
+func leaveLimits(speaks Dialect, foreign bool, interval time.Duration) (handOver, stop time.Duration) {
 	switch {
 	case speaks != VRRP:
 		return ucarpSilence, ucarpSilence / 2
-	case !signed:
-		return max(handOverLimit, interval), max(stopLimit, interval)
+	case foreign:
+		return max(handOverLimit, interval+reaction), max(stopLimit, interval+reaction)
 	}
 	return handOverLimit, stopLimit
 }

@@ -58,19 +58,24 @@ func TestPriorityDecidesWhoWaitsLess(t *testing.T) {
 	}
 }
 
-// Nobody gives up before the slowest successor has waited, and a signed one or
-// ucarp has what it needs.
+// Nobody gives up before the slowest successor has waited, and ours and ucarp have what they need.
 func TestLeaveLimits(t *testing.T) {
-	for _, interval := range []time.Duration{10 * time.Millisecond, time.Second, 5 * time.Second, 40950 * time.Millisecond} {
-		handOver, stop := LeaveLimits(VRRP, false, interval)
-		if slowest := SkewTime(1, interval); handOver < slowest || stop < slowest {
-			t.Errorf("unsigned at %v: %v and %v, and a successor waits %v", interval, handOver, stop, slowest)
-		}
-		if handOver, stop := LeaveLimits(VRRP, true, interval); handOver != 3*time.Second || stop != time.Second {
-			t.Errorf("signed at %v: %v and %v, where a successor answers at once", interval, handOver, stop)
-		}
-		if handOver, stop := LeaveLimits(Both, true, interval); handOver != 10*time.Second || stop != 5*time.Second {
-			t.Errorf("beside ucarp at %v: %v and %v", interval, handOver, stop)
+	for _, c := range []struct {
+		speaks         Dialect
+		foreign        bool
+		interval       time.Duration
+		handOver, stop time.Duration
+	}{
+		{VRRP, false, time.Second, 3 * time.Second, time.Second},
+		{VRRP, false, 40950 * time.Millisecond, 3 * time.Second, time.Second},
+		{VRRP, true, 10 * time.Millisecond, 3 * time.Second, time.Second},
+		{VRRP, true, time.Second, 3 * time.Second, 1200 * time.Millisecond},
+		{VRRP, true, 40950 * time.Millisecond, 41150 * time.Millisecond, 41150 * time.Millisecond},
+		{CARP, false, time.Second, 10 * time.Second, 5 * time.Second},
+		{Both, true, time.Second, 10 * time.Second, 5 * time.Second},
+	} {
+		if handOver, stop := leaveLimits(c.speaks, c.foreign, c.interval); handOver != c.handOver || stop != c.stop {
+			t.Errorf("leaveLimits(%d, %v, %v) = %v, %v, want %v, %v", c.speaks, c.foreign, c.interval, handOver, stop, c.handOver, c.stop)
 		}
 	}
 }

@@ -57,13 +57,13 @@ func (n *Node) daemon() status.Daemon {
 		State: r.State.String(), Since: status.Moment{Time: r.Since, Boot: r.SinceBoot}, Reason: r.Reason,
 		Interface: n.conf.Interface, VRID: n.conf.VRID, Priority: n.conf.Priority, Preempt: n.conf.Preempt,
 		Protocol: string(n.conf.Protocol), Speaks: spoken[r.Speaks], Transport: string(n.conf.Transport), Signed: n.conf.Password != "",
-		AdvertInterval: status.Seconds(n.conf.AdvertInterval), DeadRatio: n.conf.DeadRatio, DownInterval: status.Seconds(r.Silence),
+		AdvertInterval: status.Seconds(n.conf.AdvertInterval), DeadRatio: n.conf.DeadRatio, DownInterval: status.Seconds(r.Silence), HandOverLimit: status.Seconds(r.HandOver),
 		Peer: status.Peer{Address: n.conf.RemoteIP.String()},
 		Sent: r.Sent, Received: r.Received, Drops: r.Drops, Warnings: slices.Clone(n.warnings),
 	}
 	if r.CARPOver {
 		d.Warnings = append(d.Warnings, status.Problem{Text: "CARP is over, and the line of $protocol is not needed any more",
-			Remedy: "change $password, because CARP let others test guesses; then remove that line; on both nodes"})
+			Remedy: "remove that line, force-reload, and change $password, because CARP let others test guesses: skudonet-ce-cluster(7), UPGRADING"})
 	}
 	if second := n.conf.Second.RemoteIP; second.IsValid() {
 		d.Peer.Second = second.String()

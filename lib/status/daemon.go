@@ -56,6 +56,7 @@ type Daemon struct {
 	AdvertInterval Seconds `json:"advert_interval_s"`
 	DeadRatio      int     `json:"dead_ratio"`
 	DownInterval   Seconds `json:"down_interval_s"` // in force: a backup has learned it from the master
+	HandOverLimit  Seconds `json:"hand_over_limit_s"` // for which a master that hands over waits for a successor
 
 	Addresses []Address `json:"addresses,omitempty"` // the virtual addresses
 	Guard     string    `json:"guard,omitempty"`     // "up", "down", or "failed" and Faults says why

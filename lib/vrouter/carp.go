@@ -158,7 +158,7 @@ func (r *Router) uncalledFor(p transport.Packet) {
 	}
 }
 
-// carpOver tells whether this node has spoken CARP and does not any more.
+// carpOver tells whether CARP is configured, and over.
 func (r *Router) carpOver() bool {
 	return r.cfg.Election.Dialect == election.Both && r.machine.Hears() == election.VRRP
 }

@@ -284,7 +284,7 @@ func (r *Router) heardFrom(peer Peer, ev election.Event) {
 		r.behindSince = 0
 		r.troubles.Clear("behind")
 		r.troubles.Clear("held")
-		if r.now-r.peer.Heard > r.machine.DownInterval() || peer.Next != r.peer.Next || peer.CARP != r.peer.CARP {
+		if r.now-r.peer.Heard > r.machine.Silence() || peer.Next != r.peer.Next || peer.CARP != r.peer.CARP {
 			defer r.publish() // The replicator waits for the peer's return, an admin for the other password.
 		}
 		r.peer = peer

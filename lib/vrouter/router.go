@@ -133,8 +133,9 @@ type Report struct {
 	Peer      Peer
 	Interval  time.Duration
 	Silence   time.Duration // after which a backup takes its master for dead
+	HandOver  time.Duration // for which a master that hands over waits
 	Speaks    election.Dialect
-	CARPOver  bool // for a peer that was ucarp once
+	CARPOver  bool // although it is configured, because the peer is upgraded
 	Drops     map[string]uint64
 	Sent      uint64
 	Received  uint64
@@ -246,7 +247,7 @@ const (
 	packetsAWake  = 64 // then timers and signals have their turn
 	reopenAfter   = time.Second
 	leaveLater    = 100 * time.Millisecond
-	guardLimit    = 2 * time.Second // for which a stop waits after the successor's time
+	guardLimit    = 2 * time.Second
 	watchdogParts = 2
 )
 
@@ -418,9 +419,6 @@ func (r *Router) command(c Command) {
 			r.start(election.Start) // so that a stop does what it always does
 		}
 		r.handle(election.Event{Kind: election.Stop})
-		// The last goodbye may wait for a guard that never comes up.
-		_, limit := election.LeaveLimits(r.machine.Speaks(), r.signed(), r.cfg.Election.Interval)
-		time.AfterFunc(limit+guardLimit, func() { r.post(func() { r.owed = 0 }) })
 	case Tell:
 		rep := r.report()
 		r.log.Info(fmt.Sprintf("%s on %s vrid %d since %s: %s", rep.State, r.cfg.Interface, r.cfg.VRID,
@@ -686,6 +684,10 @@ func (r *Router) enter(e election.Effect) {
 		r.rivalHeard = 0
 		r.troubles.Clear("rival")
 	}
+	if e.State == election.Init {
+		// The last goodbye may wait for a guard that never comes up.
+		time.AfterFunc(guardLimit, func() { r.post(func() { r.owed = 0 }) })
+	}
 	r.host.Enter(e.State)
 	r.publish()
 	r.keep()
@@ -806,7 +808,7 @@ func (r *Router) report() Report {
 	return Report{
 		State: r.machine.State(), Leaving: r.machine.Leaving(), Listening: r.machine.Listening(),
 		Since: r.since, SinceBoot: r.sinceBoot, Reason: r.reason, Peer: r.peer,
-		Interval: r.machine.MasterInterval(), Silence: r.machine.Silence(), Speaks: r.machine.Speaks(), CARPOver: r.carpOver(),
+		Interval: r.machine.MasterInterval(), Silence: r.machine.Silence(), HandOver: r.machine.HandOverLimit(), Speaks: r.machine.Speaks(), CARPOver: r.carpOver(),
 		Drops: maps.Clone(r.drops.total), Sent: r.sent, Received: r.recv, Now: r.now,
 	}
 }

@@ -56,12 +56,13 @@ type station struct {
 	log      *bytes.Buffer
 	cancel   context.CancelFunc
 
-	master  bool
-	guarded bool
-	did     []string
-	enters  []string
-	kept    Record
-	stored  Lasting
+	master    bool
+	guarded   bool
+	guardless bool // a guard that is to be raised never stands
+	did       []string
+	enters    []string
+	kept      Record
+	stored    Lasting
 }
 
 func newWire() *wire { return &wire{epoch: time.Now()} }
@@ -162,7 +163,11 @@ func (s *station) StopAnnouncing()         { s.note("hush") }
 func (s *station) AnnounceSelf(link.State) { s.note("announce self") }
 func (s *station) RunStartHook()           { s.note("start hook") }
 func (s *station) RunStopHook()            { s.note("stop hook") }
-func (s *station) AfterGuard(f func())     { go f() }
+func (s *station) AfterGuard(f func()) {
+	if !s.guardless {
+		go f()
+	}
+}
 func (s *station) AfterAddresses(f func()) { go f() }
 func (s *station) Publish(Report)          {}
 func (s *station) Keep(r Record)           { s.kept = r }
@@ -214,7 +219,7 @@ func (w *wire) join(o setup) *station {
 	s := &station{wire: w, ready: make(chan struct{}, 1), log: &bytes.Buffer{}}
 	cfg := Config{
 		Election: election.Config{Priority: o.priority, Interval: o.interval, DeadRatio: 3, Preempt: o.preempt,
-			Signed: len(o.passwords) > 0, Dialect: o.dialect},
+			Signed: len(o.passwords) > 0, Foreign: len(o.passwords) == 0, Dialect: o.dialect},
 		Interface: "eth0", VRID: 1, Started: o.wall, Hesitant: o.hesitant,
 	}
 	if o.addr != "" {
@@ -417,6 +422,32 @@ func TestHandOverAndStopLeaveNoGap(t *testing.T) {
 		case <-two.router.stopped:
 		default:
 			t.Error("a stopped router does not return")
+		}
+	})
+}
+
+// A guard that cannot be raised, for which the last goodbye waits, holds no stop up.
+func TestStopWithoutAGuard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		one := w.join(setup{addr: a, peer: b, interval: 20 * time.Second})
+		w.after(2 * time.Minute)
+		one.want(t, "master")
+		one.guardless = true
+		one.router.Do(Stop)
+		w.after(21 * time.Second) // nobody is there to take over
+		one.want(t, "init")
+		select {
+		case <-one.router.stopped:
+			t.Error("it did not wait for the guard")
+		default:
+		}
+		w.after(2 * time.Second)
+		select {
+		case <-one.router.stopped:
+		default:
+			t.Error("it waits for ever")
+			one.kill()
 		}
 	})
 }

@@ -42,6 +42,7 @@ func TestSigned(t *testing.T) {
 	hmac := []string{"key 1 " + key, "active_key 1", "anti_replay monotonic"}
 	for name, o := range map[string]options{
 		"multicast":         {},
+		"each second":       {every: time.Second}, // so that keepalived's skew time is longer than our pauses between goodbyes
 		"unicast over IPv6": {families: lab.IPv6, unicast: true, oursFirst: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -110,6 +111,7 @@ func TestSigned(t *testing.T) {
 			p.configure(theirs{priority: 200, preempt: true, every: p.every, hmac: []string{"key 1 " + key[:len(key)-2] + "ff", "active_key 1", "anti_replay monotonic"}})
 			p.start(p.their)
 			p.logged("refused an advertisement from")
+			<-time.After(p.down(p.our))
 			if !p.holds(p.our) {
 				t.Error("a keepalived with another key took the address of the master")
 			}
