@@ -353,6 +353,77 @@ func TestBothFamilies(t *testing.T) {
 	}
 }
 
+// The same election over every way that adverts can go, in both families at once.
+func TestBothFamiliesByEveryTransport(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		changes keys
+		proto   string // of what carries adverts, for nft
+	}{
+		{"multicast unsigned", keys{"password": ""}, "112"},
+		{"unicast", keys{"transport": "unicast"}, "112"},
+		{"unicast unsigned", keys{"transport": "unicast", "password": ""}, "112"},
+		{"udp", keys{"transport": "udp"}, "udp"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p := newPair6(t, lab.Both, row.changes)
+			six := p.Watch(lab.ClusterIP6)
+			began := time.Now()
+			p.startBoth()
+			four, other := p.probe(), p.probeOf(lab.ClusterIP6)
+			answers := func(since time.Time) {
+				t.Helper()
+				p.eventually("answers in both families", func() (bool, string) {
+					return four.AnsweredAfter(since) && other.AnsweredAfter(since), p.roles()
+				})
+			}
+
+			t.Log("a hand-over takes both")
+			for _, from := range []*lab.Node{p.LB1, p.LB2} {
+				p.signal(from, unix.SIGUSR2)
+				p.waitMaster(p.other(from))
+			}
+			answers(time.Now())
+			for _, r := range []lab.Report{four.Report(), other.Report()} {
+				if r.Longest().Length() > slack+r.Stall {
+					t.Errorf("a hand-over cost %v", r.Longest())
+				}
+			}
+
+			t.Log("a backup that hears one family only stays one")
+			since := time.Now()
+			p.run(p.LB2, "nft", "add table ip deaf; add chain ip deaf in { type filter hook input priority 0; }; add rule ip deaf in meta l4proto "+row.proto+" drop")
+			p.logged(p.LB2, "the peer is heard over IPv6, but not over IPv4")
+			p.run(p.LB2, "nft", "delete", "table", "ip", "deaf")
+			p.logged(p.LB2, "over: the peer is heard over IPv6, but not over IPv4")
+			p.unchanged(since)
+
+			t.Log("two masters that meet are one again, in both families")
+			p.check(p.LB2.Isolate())
+			p.waitStatus(p.LB2, "master")
+			p.check(p.LB2.Heal())
+			master, backup := p.settled()
+			answers(time.Now())
+
+			t.Log("a power cut, and the return")
+			cut := time.Now()
+			p.check(master.PowerOff())
+			p.waitStatus(backup, "master")
+			answers(cut.Add(p.down(backup) / 2))
+			outage(t, four.Stop(), cut, p.down(backup))
+			outage(t, other.Stop(), cut, p.down(backup))
+			p.forgetsNeighbours(backup)
+			back := p.boot(master)
+			p.start(master)
+			p.waitMaster(backup)
+			p.neverTwo(back, 0)
+			if d := split(p.watch, six, began); d > slack {
+				t.Errorf("one node had the address of one family and its peer that of the other for %v", d)
+			}
+		})
+	}
+}
+
 // The node's addresses are tentative for a while after a boot, and after the interface was set down they are gone.
 func TestIPv6WithDuplicateAddressDetection(t *testing.T) {
 	p := newPair6(t, lab.IPv6)

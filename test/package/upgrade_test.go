@@ -123,6 +123,9 @@ func TestLiveUpgradeFromVersion2(t *testing.T) {
 	b.run(lb1, "skd-vrrpd handover")
 	b.settled(lb2)
 	b.survived(p, "the upgrade and a hand-over", began, ordinary)
+	if total := p.total(began); total > ordinary {
+		t.Errorf("the upgrade and a hand-over cost the client %v in all, and one failover of version 2.0 %v", total, ordinary)
+	}
 	if two := r.twoMasters(began); two > time.Second {
 		t.Errorf("both status files said master for %v", two)
 	}

@@ -202,6 +202,23 @@ func (p *pings) outage(since time.Time) time.Duration {
 	return max(longest, time.Since(last)).Round(time.Millisecond)
 }
 
+// total is the time without an answer since then, in gaps that are no mere stumble of a busy machine.
+func (p *pings) total(since time.Time) (sum time.Duration) {
+	const stumble = 150 * time.Millisecond
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := since
+	for _, at := range p.answers {
+		if at.After(since) {
+			if gap := at.Sub(last); gap > stumble {
+				sum += gap
+			}
+			last = at
+		}
+	}
+	return sum.Round(time.Millisecond)
+}
+
 // survived waits until the address answers again, says how long it did not since then, and fails the test if that was
 // longer than at most.
 func (b *bed) survived(p *pings, what string, since time.Time, atMost time.Duration) {
