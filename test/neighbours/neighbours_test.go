@@ -7,6 +7,7 @@ package neighbours
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path"
@@ -55,6 +56,7 @@ type pair struct {
 	daemons map[*lab.Node]*lab.Daemon
 	ucarp   []string // options of its own
 	script  string   // what ucarp's up script does first
+	moved   map[*lab.Node]netip.Addr
 	down    time.Duration
 }
 
@@ -92,6 +94,14 @@ func (p *pair) other(n *lab.Node) *lab.Node {
 	return p.LB1
 }
 
+// addr is the node's own address, and what the adverts come from.
+func (p *pair) addr(n *lab.Node) netip.Addr {
+	if a, ok := p.moved[n]; ok {
+		return a
+	}
+	return n.Addr(0)
+}
+
 // startUcarp starts it as version 2.0 does, which has an address and a status file brought by its scripts.
 func (p *pair) startUcarp(n *lab.Node) {
 	p.t.Helper()
@@ -99,7 +109,7 @@ func (p *pair) startUcarp(n *lab.Node) {
 	p.check(n.WriteFile(secrets, lab.Password+"\n", 0o600))
 	p.check(n.WriteFile(hooks+"start", fmt.Sprintf("#!/bin/sh\n%s\nip address add \"$2/24\" dev \"$1\"\necho master > %s.new; mv %[2]s.new %[2]s\n", p.script, lab.StatusPath), 0o755))
 	p.check(n.WriteFile(hooks+"stop", fmt.Sprintf("#!/bin/sh\nip address del \"$2/24\" dev \"$1\" 2>/dev/null\necho backup > %s.new; mv %[1]s.new %[1]s\n", lab.StatusPath), 0o755))
-	args := append([]string{"nice", "-n", "-15", "ucarp", "--interface=eth0", "--srcip=" + n.Addr(0).String(), "--vhid=1", "--passfile=" + secrets,
+	args := append([]string{"nice", "-n", "-15", "ucarp", "--interface=eth0", "--srcip=" + p.addr(n).String(), "--vhid=1", "--passfile=" + secrets,
 		"--addr=" + lab.ClusterIP.String(), "--upscript=" + hooks + "start", "--downscript=" + hooks + "stop", "-r", "3"}, p.ucarp...)
 	d, err := n.Start(lab.DaemonSpec{Name: "ucarp", Args: args})
 	p.check(err)

@@ -19,7 +19,12 @@ var auto, onlyCARP = keys{"protocol": "auto"}, keys{"protocol": "carp"}
 // A pair of version 2.0 is upgraded node by node while a client probes. What that costs is compared with what the same
 // pair cost in an ordinary failover.
 func TestLiveUpgrade(t *testing.T) {
-	p := newPair(t, auto)
+	t.Parallel()
+	t.Run("as version 2.0 runs it", func(t *testing.T) { newPair(t, auto).liveUpgrade(t) })
+	t.Run("ucarp preempts", func(t *testing.T) { newPair(t, auto, "--preempt").liveUpgrade(t) })
+}
+
+func (p *pair) liveUpgrade(t *testing.T) {
 	p.startUcarp(p.LB1)
 	p.master(p.LB1)
 	p.startUcarp(p.LB2)
@@ -239,26 +244,32 @@ func TestSplitAndHeal(t *testing.T) {
 				p.master(p.LB1)
 				p.startOurs(p.LB2)
 			}
-			<-time.After(2 * time.Second)
-			p.check(p.LB2.Isolate())
-			p.eventually("two masters", func() (bool, string) {
-				return p.LB1.Status() == "master" && p.LB2.Status() == "master", p.roles()
-			})
-			<-time.After(2 * time.Second)
-			healed := time.Now()
-			p.check(p.LB2.Heal())
-			p.stays(p.LB1)
-			// The winner's next advert, and what ucarp needs to notice it.
-			p.neverTwo(healed, time.Second+ucarpLag+slack)
-			if ours == 2 {
-				p.logged(p.LB2, "192.168.77.11 has the same rank in CARP, and wins the tie by its last octet")
-			}
-			probe := p.probe()
-			<-time.After(time.Second)
-			if r := probe.Stop(); r.Sent-r.Answered > 5 {
-				t.Errorf("after the heal %d of %d probes were lost", r.Sent-r.Answered, r.Sent)
-			}
+			p.splitAndHeal(ours == 2)
 		})
+	}
+}
+
+// splitAndHeal parts a pair of equal rank until both are master, and joins it again: lb1 wins. If we are on lb2, we say why.
+func (p *pair) splitAndHeal(losing bool) {
+	p.t.Helper()
+	<-time.After(2 * time.Second)
+	p.check(p.LB2.Isolate())
+	p.eventually("two masters", func() (bool, string) {
+		return p.LB1.Status() == "master" && p.LB2.Status() == "master", p.roles()
+	})
+	<-time.After(2 * time.Second)
+	healed := time.Now()
+	p.check(p.LB2.Heal())
+	p.stays(p.LB1)
+	// The winner's next advert, and what ucarp needs to notice it.
+	p.neverTwo(healed, time.Second+ucarpLag+slack)
+	if losing {
+		p.logged(p.LB2, p.addr(p.LB1).String()+" has the same rank in CARP, and wins the tie by its last octet")
+	}
+	probe := p.probe()
+	<-time.After(time.Second)
+	if r := probe.Stop(); r.Sent-r.Answered > 5 {
+		p.t.Errorf("after the heal %d of %d probes were lost", r.Sent-r.Answered, r.Sent)
 	}
 }
 
