@@ -144,7 +144,7 @@ func (e Event) isGoodbye() bool {
 
 // known takes from an event what it says about the peer's dialect, and tells
 // whether the event is one for this machine.
-func (m *Machine) known(ev Event) bool {
+func (m *Machine) known(now time.Duration, ev Event) bool {
 	active := m.state == Backup || m.state == Master
 	switch {
 	case ev.Kind == CARPAdvert && (m.cfg.Dialect == VRRP || ev.From != m.cfg.Peer):
@@ -155,11 +155,11 @@ func (m *Machine) known(ev Event) bool {
 	case ev.Kind == Advert && m.cfg.Dialect == CARP:
 		return false
 	case ev.Kind == Advert && m.cfg.Dialect == Both && m.cfg.Signed && ev.From == m.cfg.Peer && active && !ev.Forgotten:
-		m.endBridge(ev.From)
+		m.endBridge(now, ev.From)
 	case ev.Kind == PeerUpgraded:
 		// A master that is heard with CARP is no such thing yet, whatever else its node says.
 		if m.cfg.Dialect == Both && !(m.state == Backup && m.heard && m.cfg.Ucarp) {
-			m.endBridge(netip.Addr{})
+			m.endBridge(now, netip.Addr{})
 		}
 		return false
 	}
@@ -169,10 +169,11 @@ func (m *Machine) known(ev Event) bool {
 // endBridge ends the time of two dialects for good. A backup is silent otherwise,
 // and its master would speak CARP until the roles change; so it says once, signed,
 // that it is there and not master.
-func (m *Machine) endBridge(heard netip.Addr) {
+func (m *Machine) endBridge(now time.Duration, heard netip.Addr) {
 	m.cfg.Dialect, m.cfg.Ucarp = VRRP, false
 	m.note(Effect{Reason: BridgeEnded, From: heard})
 	if m.state == Backup && heard.IsValid() {
+		m.deadline = min(m.deadline, now+m.patience()) // no silent ucarp to wait for: a master may die, or be preempted
 		m.say(0)
 	}
 }

@@ -14,6 +14,7 @@ var (
 	carpEager = func() Config { c := eager; c.Dialect = CARP; return c }()
 	carpLow   = func() Config { c := carp; c.Priority = 50; return c }()
 	auto      = func() Config { c := signed; c.Dialect = Both; return c }()
+	autoEager = func() Config { c := eager; c.Dialect = Both; return c }()
 	bridge    = func() Config { c := auto; c.Ucarp = true; return c }()
 )
 
@@ -122,6 +123,9 @@ var carpTransitions = []struct {
 
 	// The end of the bridge.
 	{"a backup hears its master with VRRP", auto, listeningToUcarp, 2 * time.Second, advert(peer, 100), []Effect{notes(BridgeEnded, peer), goodbye}, inBackup, 2*time.Second + down},
+	{"with preemption no ucarp is waited for any more", autoEager, starting, time.Second, advert(peer, 99), []Effect{notes(BridgeEnded, peer), goodbye}, inBackup, time.Second + down},
+	{"and the second advert changes nothing", autoEager, after(starting, step{time.Second, advert(peer, 99)}), 2 * time.Second, advert(peer, 99), nil, inBackup, time.Second + down},
+	{"nor does the end, where ucarp was followed before", autoEager, listeningToUcarp, 2 * time.Second, advert(peer, 99), []Effect{notes(BridgeEnded, peer), goodbye}, inBackup, time.Second + carpWait},
 	{"the master hears that from its backup", bridge, mastering, 500 * ms, advert(peer, 0), []Effect{notes(BridgeEnded, peer), advertises, announces}, inMaster, 1500 * ms},
 	{"two masters, the other one upgraded as well", bridge, mastering, 500 * ms, advert(peer, 100),
 		append([]Effect{notes(BridgeEnded, peer)}, demoted(enters(Backup, HigherAddress, peer))...), inBackup, 500*ms + down},

@@ -125,7 +125,7 @@ func (m *Machine) Handle(now time.Duration, ev Event) (effects []Effect, next ti
 			m.listen(now, silent)
 		}
 	}
-	if m.known(ev) {
+	if m.known(now, ev) {
 		m.handle(now, ev)
 	}
 	return m.effects, min(m.deadline, m.leaveBy)
