@@ -55,7 +55,7 @@ type Daemon struct {
 	Signed         bool    `json:"signed"`    // a password is configured
 	AdvertInterval Seconds `json:"advert_interval_s"`
 	DeadRatio      int     `json:"dead_ratio"`
-	DownInterval   Seconds `json:"down_interval_s"` // in force: a backup has learned it from the master
+	DownInterval   Seconds `json:"down_interval_s"`   // in force: a backup has learned it from the master
 	HandOverLimit  Seconds `json:"hand_over_limit_s"` // for which a master that hands over waits for a successor
 
 	Addresses []Address `json:"addresses,omitempty"` // the virtual addresses
