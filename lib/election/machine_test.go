@@ -132,6 +132,9 @@ func demoted(why Effect) []Effect {
 	return []Effect{guardUp, goodbye, stopsAnnouncing, why, removeAddresses, stopHook}
 }
 
+// outdone is a demotion without a password: a last advert, which a keepalived beats.
+func outdone(last Effect, why Effect) []Effect { return slices.Insert(demoted(why), 1, last) }
+
 // released is a demotion when the guard stands and nobody needs a goodbye.
 func released(why Effect) []Effect {
 	return []Effect{stopsAnnouncing, why, removeAddresses, stopHook}
@@ -361,7 +364,9 @@ var transitions = []struct {
 	{"master hears a higher priority", signed, mastering, 500 * ms, advert(lower, 101),
 		demoted(enters(Backup, HigherPriority, lower)), inBackup, 500*ms + down},
 	{"master yields to somebody with another interval", plain, mastering, 500 * ms, slowAdvert(peer, 101),
-		append(demoted(enters(Backup, HigherPriority, peer)), notes(IntervalSeen, peer, every(2*time.Second))), inBackup, 500*ms + 2*down},
+		append(outdone(advertises, enters(Backup, HigherPriority, peer)), notes(IntervalSeen, peer, every(2*time.Second))), inBackup, 500*ms + 2*down},
+	{"master without a password hears its own priority from a higher address", plain, mastering, 500 * ms, advert(higher, 100),
+		outdone(advertises, enters(Backup, HigherAddress, higher)), inBackup, 500*ms + down},
 	{"who the master yielded to falls silent", signed, after(mastering, step{500 * ms, advert(peer, 101)}), 500*ms + down, ev(Tick),
 		promoted(enters(Master, MasterSilent, peer, down)), inMaster, 1500*ms + down},
 	{"who the master yielded to was in step when the carrier went", signed, after(mastering, step{500 * ms, advert(peer, 101)}),
@@ -392,7 +397,7 @@ var transitions = []struct {
 		after(mastering, slices.Repeat([]step{{500 * ms, advert(lower, 0)}}, 17)...), time.Second, advert(peer, 99),
 		[]Effect{advertises}, inMaster, 2 * time.Second},
 	{"an owner yields to an owner of higher address", owner, []step{{0, ev(Start)}}, 500 * ms, advert(peer, 255),
-		demoted(enters(Backup, HigherAddress, peer)), inBackup, 500*ms + DownInterval(255, time.Second, 3)},
+		outdone(Effect{Kind: SendAdvert, Priority: 255}, enters(Backup, HigherAddress, peer)), inBackup, 500*ms + DownInterval(255, time.Second, 3)},
 	{"somebody advertises from a master's own address", signed, mastering, 500 * ms, advert(self, 200),
 		[]Effect{notes(AddressCopy, self)}, inMaster, time.Second},
 	{"somebody says goodbye from a master's own address", signed, mastering, 500 * ms, advert(self, 0),
