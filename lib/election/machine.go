@@ -492,7 +492,7 @@ func (m *Machine) yield(now time.Duration, ev Event, why Reason) {
 	if !m.listening {
 		m.do(Effect{Kind: RaiseGuard})
 	}
-	if !m.cfg.Signed && m.Speaks() == VRRP && (why == HigherPriority || why == HigherAddress) {
+	if m.cfg.Foreign && m.Speaks() == VRRP && (why == HigherPriority || why == HigherAddress) {
 		m.say(m.cfg.Priority)
 	}
 	m.listening = false

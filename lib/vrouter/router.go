@@ -634,11 +634,11 @@ func (r *Router) arrival() {
 func (r *Router) carryOut(e election.Effect) {
 	switch e.Kind {
 	case election.SendAdvert:
-		if e.Priority == 0 {
-			// A goodbye says that nothing of ours answers for the address; so it
-			// waits for the guard, if one is being raised.
+		if e.Priority == 0 || r.machine.State() != election.Master {
+			// A goodbye, and the last advert of who yields, say that nothing of ours
+			// answers for the address; so they wait for the guard, if one is being raised.
 			r.owed++
-			r.host.AfterGuard(func() { r.post(r.goodbye) })
+			r.host.AfterGuard(func() { r.post(func() { r.farewell(e.Priority) }) })
 			return
 		}
 		r.send(e.Priority)
@@ -694,11 +694,11 @@ func (r *Router) enter(e election.Effect) {
 	r.save()
 }
 
-// goodbye sends an advert of priority 0, unless the node became master meanwhile.
-func (r *Router) goodbye() {
+// farewell sends the advert of a node that leaves or yields, unless it became master meanwhile.
+func (r *Router) farewell(priority uint8) {
 	r.owed--
 	if r.machine.State() != election.Master || r.machine.Leaving() {
-		r.send(0)
+		r.send(priority)
 	}
 }
 
