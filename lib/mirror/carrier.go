@@ -306,6 +306,10 @@ func (p *connection) transfer(ctx context.Context, root string, job rsync.Job, w
 		if !job.Fetch {
 			p.words[root] = at.args
 		}
+		var refusal *peer.Error
+		if errors.As(at.err, &refusal) {
+			return refusal // It is not about rsync, but about what that has replaced.
+		}
 		return nil
 	}
 	if at.err != nil && !errors.Is(at.err, context.Canceled) {

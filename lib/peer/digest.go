@@ -153,29 +153,17 @@ func (s *session) look(ctx context.Context, r *root, l Look) (RootDigest, *Error
 			return d, refusal
 		}
 		paths = append(paths, gone...)
-		slices.SortFunc(l.Remove, childrenFirst)
-		top, err := beneath.Top(r.dir)
-		if err != nil {
+		refusal, err := s.removeAll(ctx, r, l.Remove, &d)
+		step.At("peer.removed")
+		if unkept := s.sift(ctx, r, l.Keep); refusal == nil {
+			refusal = unkept
+		}
+		switch {
+		case refusal != nil:
+			return d, refusal
+		case err != nil:
 			return failed(err)
 		}
-		defer unix.Close(top)
-		for i, x := range l.Remove {
-			if ctx.Err() != nil {
-				return failed(context.Cause(ctx))
-			}
-			if i%64 == 0 {
-				if refusal := s.host.mayChange(); refusal != nil {
-					return d, refusal
-				}
-			}
-			if i == 1 {
-				step.At("peer.removing")
-			}
-			if err := r.remove(top, string(x.Path)); err != nil {
-				d.add(string(x.Path), err.Error())
-			}
-		}
-		step.At("peer.removed")
 	}
 	var report scan.Report
 	var err error
@@ -201,6 +189,32 @@ func (s *session) look(ctx context.Context, r *root, l Look) (RootDigest, *Error
 		d.Digest = m.DigestExcept(texts(l.Except))
 	}
 	return d, nil
+}
+
+func (s *session) removeAll(ctx context.Context, r *root, list []Removal, d *RootDigest) (*Error, error) {
+	slices.SortFunc(list, childrenFirst)
+	top, err := beneath.Top(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(top)
+	for i, x := range list {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if i%64 == 0 {
+			if refusal := s.host.mayChange(); refusal != nil {
+				return refusal, nil
+			}
+		}
+		if i == 1 {
+			step.At("peer.removing")
+		}
+		if err := r.remove(top, string(x.Path)); err != nil {
+			d.add(string(x.Path), err.Error())
+		}
+	}
+	return nil, nil
 }
 
 // remove removes one path below top. It is fine if there is none. What is not
@@ -229,7 +243,7 @@ func (r *root) remove(top int, path string) error {
 	case unix.S_IFDIR:
 		err = unix.Unlinkat(at, name, unix.AT_REMOVEDIR)
 	case unix.S_IFREG, unix.S_IFLNK:
-		err = unix.Unlinkat(at, name, 0)
+		err = r.replacing.take(top, at, name, path)
 	}
 	switch {
 	case beneath.Gone(err):

@@ -17,16 +17,25 @@ import (
 
 // prepare is done before paths of a root are written or removed: what cannot be
 // accounted for is archived, and then it is noted that they are on the way. After
-// an error nothing may be changed.
+// an error nothing may be changed; else sift is to follow.
 func (s *session) prepare(ctx context.Context, r *root, paths []string, k *Keeping) *Error {
+	r.replacing = nil
 	if k != nil {
+		if refusal := s.siftRest(ctx, r, k); refusal != nil {
+			return refusal
+		}
+		n, err := r.note(paths)
+		if err != nil {
+			return r.unreadable(err)
+		}
 		lost, err := r.unaccounted(ctx, paths, k.All)
 		if err != nil {
 			return r.unreadable(err)
 		}
-		if refusal := s.archive(ctx, r, lost, k); refusal != nil {
+		if refusal := s.archive(ctx, r, n, lost, k); refusal != nil {
 			return refusal
 		}
+		r.replacing = n
 	}
 	r.trust.depart(paths)
 	if r.unsynced = append(r.unsynced, paths...); len(r.unsynced) > manyPaths {
@@ -73,22 +82,24 @@ func (r *root) unaccounted(ctx context.Context, paths []string, all bool) ([]str
 }
 
 func isDir(top int, path string) bool {
-	at, name, err := beneath.Parent(top, path)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(at)
-	st, err := beneath.Stat(at, name)
+	st, err := below(top, path)
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// archive keeps what there is of paths.
-func (s *session) archive(ctx context.Context, r *root, paths []string, k *Keeping) *Error {
+// archive keeps what there is of paths, and notes what that is.
+func (s *session) archive(ctx context.Context, r *root, n *replacing, paths []string, k *Keeping) *Error {
 	if len(paths) == 0 {
 		return nil
 	}
 	i, err := s.fill(ctx, archive.Info{Reason: k.Reason, Peer: k.Peer, Holds: archive.Ours, Ours: k.Ours, Theirs: k.Theirs},
-		func(w *archive.Writer) error { return s.add(ctx, w, r, paths) })
+		func(w *archive.Writer) error { return s.add(ctx, w, r.name, r.dir, paths) })
+	n.lost, n.kept = make(map[string]bool, len(paths)), manifest.New()
+	for _, p := range paths {
+		n.lost[p] = true
+	}
+	if err == nil && i.Name != "" {
+		_, n.kept, err = s.archives.Tree(i, r.name)
+	}
 	if err != nil {
 		return &Error{Kind: kindFailed, Text: fmt.Sprintf("nothing was changed, because what is to be replaced in %s cannot be archived: %v", r.dir, err)}
 	}
@@ -117,12 +128,12 @@ func (s *session) fill(ctx context.Context, i archive.Info, add func(*archive.Wr
 	return i, err
 }
 
-func (s *session) add(ctx context.Context, w *archive.Writer, r *root, paths []string) error {
+func (s *session) add(ctx context.Context, w *archive.Writer, root, dir string, paths []string) error {
 	for _, p := range slices.Sorted(slices.Values(paths)) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := w.Add(r.name, r.dir, p); err != nil {
+		if err := w.Add(root, dir, p); err != nil {
 			return err
 		}
 	}
@@ -148,7 +159,7 @@ func (s *session) keep(ctx context.Context, q KeepRequest) (any, *Error) {
 	i := archive.Info{Reason: q.Reason, Peer: q.Peer, Holds: archive.Ours, Ours: q.Ours, Theirs: q.Theirs, Whole: true, Waiting: true, ID: q.ID}
 	i, err := s.fill(ctx, i, func(w *archive.Writer) error {
 		for _, r := range s.roots {
-			if err := s.add(ctx, w, r, r.paths()); err != nil {
+			if err := s.add(ctx, w, r.name, r.dir, r.paths()); err != nil {
 				return err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -149,7 +150,8 @@ func (p *pair) committed() {
 	}
 }
 
-// archived is what the backup's archives hold of files: "path=content", sorted.
+// archived is what the backup's archives hold of files and links: "path=content" and
+// "path->target", sorted.
 func (b *backup) archived() (list []string) {
 	b.t.Helper()
 	store, err := archive.Open(hostIn(b.dir).StateDir)
@@ -160,10 +162,13 @@ func (b *backup) archived() (list []string) {
 		dir, m, err := store.Tree(i, ConfigRoot)
 		must(b.t, err)
 		for e := range m.All() {
-			text, err := os.ReadFile(filepath.Join(dir, e.Path))
-			if e.Kind == manifest.File {
+			switch e.Kind {
+			case manifest.File:
+				text, err := os.ReadFile(filepath.Join(dir, e.Path))
 				must(b.t, err)
 				list = append(list, e.Path+"="+string(text))
+			case manifest.Link:
+				list = append(list, e.Path+"->"+e.Target)
 			}
 		}
 	}
@@ -595,13 +600,31 @@ func TestFetch(t *testing.T) {
 	}
 }
 
+// steps is this test as a program that can be killed at a step.
+var steps struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func withSteps(t *testing.T) string {
+	t.Helper()
+	steps.once.Do(func() {
+		if steps.dir, steps.err = os.MkdirTemp("", "peer"); steps.err != nil {
+			return
+		}
+		if out, err := exec.Command("go", "test", "-c", "-tags", "steps", "-o", filepath.Join(steps.dir, "program"), ".").CombinedOutput(); err != nil {
+			steps.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	must(t, steps.err)
+	return filepath.Join(steps.dir, "program")
+}
+
 func TestKilledAtEachStep(t *testing.T) {
 	t.Parallel()
-	program := filepath.Join(t.TempDir(), "program")
-	if out, err := exec.Command("go", "test", "-c", "-tags", "steps", "-o", program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	for _, at := range []string{"peer.archived", "peer.intent", "peer.intent:2", "peer.rsync.started", "peer.rsync.ended", "peer.removing", "peer.removed", "peer.looked:2", "peer.looked:3",
+	program := withSteps(t)
+	for _, at := range []string{"peer.archived", "peer.intent", "peer.intent:2", "peer.rsync.started", "peer.rsync.ended", "peer.sifted", "peer.removing", "peer.removed", "peer.sifted:2", "peer.looked:2", "peer.looked:3",
 		"peer.commit.synced", "peer.commit.forgotten", "peer.commit.stored", "peer.commit.resolved"} {
 		t.Run(at, func(t *testing.T) {
 			before := map[string]string{"a": "1", "b": "1", "gone": "1", "gone-too": "1", "touched": "1"}

@@ -49,14 +49,18 @@ func (r *root) remember(stateDir string, last bool) {
 	r.writing = r.wroteKnown.Sub(began)
 }
 
+func readKnown(stateDir, root string) (*manifest.Manifest, error) {
+	b, err := smallfile.Read(knownFile(stateDir, root), maxManifest)
+	if err != nil {
+		return nil, err
+	}
+	return manifest.Parse(b)
+}
+
 // compareKnown trusts the tree in what is still as it was when the record was
 // stored, and in what an earlier session may have changed.
 func (r *root) compareKnown(stateDir string, flight []Name) {
-	b, err := smallfile.Read(knownFile(stateDir, r.name), maxManifest)
-	if err != nil {
-		return
-	}
-	known, err := manifest.Parse(b)
+	known, err := readKnown(stateDir, r.name)
 	if err != nil || !r.stand.Known || known.Digest() != r.stand.Tree.Digest {
 		return
 	}

@@ -46,7 +46,9 @@ func TestMain(m *testing.M) {
 	case "rsh":
 		os.Exit(rsync.Rsh(os.Args[1:]))
 	}
-	os.Exit(m.Run())
+	exit := m.Run()
+	os.RemoveAll(steps.dir)
+	os.Exit(exit)
 }
 
 func hostIn(dir string) Host {

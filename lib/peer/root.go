@@ -15,6 +15,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/rsync"
 	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 )
 
 // Bounds of the archives on this node, beside $archive_keep.
@@ -40,6 +41,8 @@ type root struct {
 	wroteKnown time.Time       // when
 	writing    time.Duration   // how long it took
 
+	replacing *replacing // by the request under way; nil: nothing, or nobody wants it kept
+
 	unsynced []string // written or removed, perhaps not on the disk yet
 	synced   bool     // all else is on the disk
 }
@@ -63,7 +66,7 @@ func (s *session) openRoots(ctx context.Context, g greeting, h *hello) error {
 	if err := s.openState(ctx, h); err != nil {
 		return err
 	}
-	s.rsync, s.clusterIPs = c.Rsync, c.ClusterIPs()
+	s.rsync, s.clusterIPs, s.remote = c.Rsync, c.ClusterIPs(), c.RemoteIP.String()
 	s.limits = archive.Limits{Keep: c.ArchiveKeep, Age: archiveAge, Bytes: archiveBytes}
 	if v, err := rsync.Version(ctx, c.Rsync); err == nil {
 		h.Hello.Rsync, s.aside = v, rsync.ErrorsAside(v)
@@ -84,6 +87,13 @@ func (s *session) openRoots(ctx context.Context, g greeting, h *hello) error {
 		r.tree = scan.New(scan.Root{Name: r.name, Dir: r.dir, Set: r.set})
 		s.roots = append(s.roots, r)
 		h.Roots = append(h.Roots, Root{Name: r.name, Dir: r.dir, Temp: r.temp})
+		if s.host.role() == status.Master {
+			continue
+		}
+		if refusal := s.siftRest(ctx, r, nil); refusal != nil { // the next request that replaces something tries it again
+			h.notice(refusal.Error())
+			s.host.log(refusal.Error())
+		}
 	}
 	return nil
 }
@@ -97,28 +107,35 @@ func (s *session) root(name string) (*root, *Error) {
 	return nil, refused("there is no root %.40q here", name)
 }
 
-// makeTemp makes an empty directory for temporary files that can be renamed
-// into dir: beside it, or in it if it is a file system of its own.
+// makeTemp makes a directory for temporary files that can be renamed into dir:
+// beside it, or in it if it is a file system of its own. Nothing is in it but what
+// was replaced and is not sifted.
 func makeTemp(dir string) (string, error) {
 	temp, err := beside.Dir(dir, fileset.TempName)
 	if err != nil {
 		return "", err
 	}
-	if err := os.RemoveAll(temp); err != nil {
+	if info, err := os.Lstat(temp); err == nil && !info.IsDir() {
+		if err := os.Remove(temp); err != nil {
+			return "", err
+		}
+	}
+	if err := os.Mkdir(temp, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
-	if err := os.Mkdir(temp, 0o700); err != nil {
-		return "", err
-	}
-	return temp, nil
+	return temp, errors.Join(os.Chmod(temp, 0o700), empty(temp))
 }
 
-// empty removes what is left in the directory for temporary files.
-func (r *root) empty() {
-	list, _ := os.ReadDir(r.temp)
+// empty removes what is left in the directory for temporary files, except what
+// was replaced and is not sifted.
+func empty(temp string) error {
+	list, err := os.ReadDir(temp)
 	for _, e := range list {
-		os.RemoveAll(filepath.Join(r.temp, e.Name()))
+		if e.Name() != replacedName || !e.IsDir() {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(temp, e.Name())))
+		}
 	}
+	return err
 }
 
 // walkShare: the tree is walked at most for 1/walkShare of the time.

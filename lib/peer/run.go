@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	rolePeriod = 100 * time.Millisecond // how often the status file is read while rsync runs
+	rolePeriod    = 100 * time.Millisecond // how often the status file is read while rsync runs
+	childrenLimit = time.Second            // how long the children of a killed rsync are waited for
 )
 
 // run is what the session's reader knows of an rsync: where its frames go.
@@ -84,12 +85,15 @@ func command(words []string, fetch bool) ([]string, *Error) {
 }
 
 // own adds to rsync's arguments what the master cannot know: where temporary files
-// go, if temp is not ""; and that errors are told to the client, not to a standard
-// error that it does not see.
-func (s *session) own(args []string, temp string) []string {
+// go, if temp is not "", and where what it replaces; and that errors are told to the
+// client, not to a standard error that it does not see.
+func (s *session) own(args []string, temp string, n *replacing) []string {
 	var extra []string
 	if temp != "" {
 		extra = append(extra, "--temp-dir="+temp)
+	}
+	if n != nil {
+		extra = append(extra, "--backup", "--backup-dir="+n.dir)
 	}
 	if s.aside {
 		extra = append(extra, "--no-msgs2stderr")
@@ -114,15 +118,22 @@ func (s *session) runRsync(ctx context.Context, q rsyncRequest, r *run) (any, *E
 	if refusal != nil {
 		return nil, refusal
 	}
-	temp := ""
-	if !q.Fetch {
-		if began, refusal := s.beforeRsync(ctx, root, q, r); refusal != nil || !began {
-			return rsyncAnswer{ended}, refusal
-		}
-		temp = root.temp
-		defer root.empty()
+	if q.Fetch {
+		return s.rsyncIn(ctx, root, s.own(args, "", nil), r, true)
 	}
-	p, err := s.start(root.dir, s.own(args, temp))
+	if began, refusal := s.beforeRsync(ctx, root, q, r); refusal != nil || !began {
+		return rsyncAnswer{ended}, refusal
+	}
+	a, refusal := s.rsyncIn(ctx, root, s.own(args, root.temp, root.replacing), r, false)
+	empty(root.temp)
+	if unkept := s.sift(ctx, root, q.Keep); refusal == nil {
+		refusal = unkept
+	}
+	return a, refusal
+}
+
+func (s *session) rsyncIn(ctx context.Context, root *root, args []string, r *run, fetch bool) (any, *Error) {
+	p, err := s.start(root.dir, args)
 	if err != nil {
 		if _, gone := os.Stat(root.dir); gone != nil {
 			return nil, root.unreadable(gone)
@@ -137,7 +148,7 @@ func (s *session) runRsync(ctx context.Context, q rsyncRequest, r *run) (any, *E
 	}
 	defer s.lock.note(0)
 	defer step.At("peer.rsync.ended")
-	return s.carry(ctx, p, r, q.Fetch)
+	return s.carry(ctx, p, r, fetch)
 }
 
 // ended is the exit status of an rsync that was ended before it began.
@@ -323,6 +334,25 @@ func (p *process) signal(sig unix.Signal) {
 func (p *process) end() {
 	p.signal(unix.SIGKILL)
 	<-p.waited
+	p.childless()
+}
+
+// childless waits until its children are gone, too: a rename that was begun is done
+// however it is ended.
+func (p *process) childless() {
+	raw, err := p.stderr.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		for end := time.Now().Add(childrenLimit); ; {
+			// Nothing is asked for: that nobody can write into it any more is told anyway.
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, int(time.Until(end).Milliseconds()))
+			if n > 0 || err != unix.EINTR || time.Now().After(end) {
+				return
+			}
+		}
+	})
 }
 
 func (p *process) closeStreams() {

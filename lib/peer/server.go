@@ -147,6 +147,7 @@ type session struct {
 	lock  *lock
 
 	clusterIPs []netip.Addr
+	remote     string // address of the other node
 	archives   *archive.Store
 	limits     archive.Limits
 	set        string // which files both nodes look at; "": not said yet
@@ -352,7 +353,8 @@ func (s *session) close() {
 
 func (s *session) closeRoots() {
 	for _, r := range s.roots {
-		os.RemoveAll(r.temp)
+		empty(r.temp)
+		os.Remove(r.temp) // unless something of what was replaced is still there
 		if r.stand.Known && r.tree.Manifest().Digest() == r.stand.Tree.Digest {
 			r.remember(s.host.StateDir, true)
 		}

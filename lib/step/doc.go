@@ -2,7 +2,8 @@
 // process: between two writes that must be right in this order. In a program
 // that is built as usual, At is nothing. Built with the tag "steps", it sends
 // SIGKILL to its own process when the environment variable SKD_STEP is the name
-// of the step; "name:3" is the third time that the step is reached.
+// of the step; "name:3" is the third time that the step is reached. SKD_STOP is for
+// SIGSTOP in the same way: a test can change something at the step.
 //
 // # Steps of lib/peer, on the backup
 //
@@ -14,6 +15,7 @@
 //	peer.rsync.ended        rsync has ended, the master does not know it
 //	peer.removing           some, but not all of the removals of a request are done
 //	peer.removed            the removals of a request are done
+//	peer.sifted             what was replaced is compared, and archived if need be, but not dropped
 //	peer.looked             the trees are looked at, the answer is not given
 //	peer.commit.synced      the files are on the disk, the record is not stored
 //	peer.commit.stored      the record is stored, what was noted of pushes is not removed

@@ -7,12 +7,16 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Variable is the environment variable that says where the process dies.
 const Variable = "SKD_STEP"
+
+// StopVariable is the one that says where it waits for a SIGCONT.
+const StopVariable = "SKD_STOP"
 
 // target is a name and how many times it is still passed, the last of them being the end.
 type target struct {
@@ -21,7 +25,7 @@ type target struct {
 	left int
 }
 
-var wanted = parse(os.Getenv(Variable))
+var wanted, pause = parse(os.Getenv(Variable)), parse(os.Getenv(StopVariable))
 
 func parse(text string) *target {
 	name, count, more := strings.Cut(text, ":")
@@ -48,6 +52,10 @@ func (t *target) reached(name string) bool {
 
 // At marks a step.
 func At(name string) {
+	if pause.reached(name) {
+		unix.Kill(os.Getpid(), unix.SIGSTOP)
+		time.Sleep(time.Millisecond) // however long the signal takes
+	}
 	if wanted.reached(name) {
 		unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {} // nothing more is done, however long the signal takes

@@ -44,7 +44,10 @@ func (h *history) kept(s scene) {
 	}
 }
 
+// archived is the scene with all that is kept aside. What is replaced gets from the tree to
+// the replaced, and from there to the archives.
 func (h *history) archived(s scene) scene {
+	s.trees = append(slices.Clone(s.trees), h.a.replaced(), h.b.replaced())
 	s.archives = append(h.a.archives(), h.b.archives()...)
 	return s
 }

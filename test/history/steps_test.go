@@ -16,7 +16,7 @@ var (
 	daemonSteps = []string{"mirror.synced", "mirror.recorded", "mirror.adopt.archived", "mirror.adopt.fetched", "swap.begun", "swap.applied",
 		"swap.recorded", "mirror.conflict.archived", "mirror.conflict.kept"}
 	peerSteps = []string{"swap.applied", "peer.kept", "peer.archived", "peer.intent", "peer.rsync.started", "peer.rsync.ended", "peer.removing",
-		"peer.removed", "peer.looked", "peer.commit.synced", "peer.commit.forgotten", "peer.commit.stored", "peer.commit.resolved"}
+		"peer.removed", "peer.sifted", "peer.looked", "peer.commit.synced", "peer.commit.forgotten", "peer.commit.stored", "peer.commit.resolved"}
 )
 
 // giveUps of a master that may wait for its peer, and of one that is alone.

@@ -81,6 +81,14 @@ func (n *node) tree() map[place]entry {
 	return t
 }
 
+// replaced is what lies beside the trees until it was compared with what was known of it.
+func (n *node) replaced() map[place]entry {
+	t := map[place]entry{}
+	all(n.path("tree", fileset.TempName, "replaced"), peer.ConfigRoot, t)
+	all(n.path("etc", fileset.TempName, "replaced"), peer.RTTablesRoot, t)
+	return t
+}
+
 // at is the path of a place on this node.
 func (n *node) at(p place) string {
 	if p.root == peer.RTTablesRoot {
