@@ -82,8 +82,22 @@
 // is then archived first (package archive), unless it can be accounted for. A
 // path is accounted for while it is as the record (package ledger) has it, or as
 // this session has put it: the master has or had that, and needs no copy. The
-// server looks at the paths anew before each such request; between that look and
-// rsync's rename lie milliseconds in which a change is not noticed.
+// server looks at the paths anew before each such request.
+//
+// Between that look and the removal, or rsync's rename, lie milliseconds in which
+// somebody may still write. So nothing is dropped before it was compared: what is
+// removed is renamed into the directory "replaced" in that for temporary files, and
+// rsync puts there what it replaces (--backup-dir; by a hard link, so a file is
+// never missing). When all is done, or was ended, that is sifted: a file that
+// somebody has open for writing is waited for, half a second at most; what looks as
+// it did before the look is dropped; what was changed just before that look is read,
+// because a stamp says too little of it; and what is not what was known of it is
+// archived. Where there is no room for the archive, it stays, the request fails,
+// and so do all that would replace something, until there is. What an interruption leaves is
+// sifted by the next session, or by this node's own daemon if it is promoted (Sift):
+// without stamps, so all of it is archived that is neither in the tree nor the
+// record's. What remains: who puts a new file in the place of one, by a rename,
+// between rsync's link and its rename, some microseconds, loses that new file.
 //
 // How it is known which paths those are, when a session begins:
 //
@@ -117,7 +131,8 @@
 //     changed.
 //  2. Intent: written, not synced.
 //  3. Removals; or rsync, each file by a rename from the directory for temporary
-//     files.
+//     files. Then what they replaced is sifted, its archive as durable as in 1,
+//     and dropped.
 //  4. Sync (fsync of each file and its directory, syncfs if they are many): with
 //     the commit, after the digests of the whole trees, without exceptions, were
 //     found to be those of the master.

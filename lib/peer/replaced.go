@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
+	"github.com/skudonet/skudonet-ce-cluster/lib/beside"
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
 	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
 	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
@@ -172,6 +174,39 @@ func (s *session) sift(ctx context.Context, r *root, k *Keeping) *Error {
 		return ok && was == e
 	}
 	return s.siftWith(ctx, r, k, n, same, fmt.Sprintf("which were changed in the moment when the master %s replaced them", k.Peer))
+}
+
+// Sift archives what a session has left that was killed before it had compared what
+// it had replaced. A master calls it, as no session may come after; one that is
+// still there does it by itself.
+func Sift(ctx context.Context, h Host, a *archive.Store, limits archive.Limits, peer string, roots ...scan.Root) error {
+	var left []*root
+	for _, at := range roots {
+		temp, err := beside.Dir(at.Dir, fileset.TempName)
+		if err != nil {
+			continue // nor can anything be there
+		}
+		r := &root{name: at.Name, dir: at.Dir, temp: temp, set: at.Set, tree: scan.New(at)}
+		if _, err := os.Lstat(r.replaced()); err == nil {
+			left = append(left, r)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	l, err := lockIfFree(h.RunDir)
+	if err != nil || l == nil {
+		return err
+	}
+	defer l.release()
+	s := &session{host: h, archives: a, limits: limits, remote: peer}
+	var failed []error
+	for _, r := range left {
+		if refusal := s.siftRest(ctx, r, nil); refusal != nil {
+			failed = append(failed, refusal)
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // siftRest does the same with what an earlier request has left, because it was

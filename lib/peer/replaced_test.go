@@ -13,7 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
 	"github.com/skudonet/skudonet-ce-cluster/lib/manifest"
+	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
+	"github.com/skudonet/skudonet-ce-cluster/lib/status"
 )
 
 // patiently has the writers of what is replaced waited for, however slow the machine is.
@@ -298,6 +301,35 @@ func TestKilledWithSomethingReplaced(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Of a node that is promoted before the next session its own daemon does it.
+func TestSiftOfAMaster(t *testing.T) {
+	p := newPair(t, map[string]string{"d/a": "1", "other": "1"})
+	f := p.held("d/a", 0)
+	if p.stopped("peer.rsync.ended", func() error { return p.replace("replaced", "d/a") }, func() bool { f.WriteString("late"); f.Close(); return false }) == nil {
+		t.Error("it was not killed")
+	}
+	h := hostIn(p.dir)
+	must(t, status.Write(h.StatusFile, status.Master))
+	p.open()
+	p.wantArchived() // by a session with a master
+	store, err := archive.Open(h.StateDir)
+	must(t, err)
+	sift := func() error {
+		return Sift(t.Context(), h, store, archive.Limits{Keep: 10}, "192.0.2.1", scan.Root{Name: ConfigRoot, Dir: p.tree, Set: fileset.New()})
+	}
+	must(t, sift())
+	p.wantArchived() // beside a session
+	p.end()
+	must(t, sift())
+	p.wantArchived("d/a=late")
+	must(t, status.Write(h.StatusFile, status.Backup))
+	p.open()
+	p.compare()
+	p.committed()
+	p.wantArchived("d/a=late")
+	p.wantNothingLeft()
 }
 
 // In a mount of its own within the tree nothing can be renamed out of it.

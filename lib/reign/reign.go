@@ -16,8 +16,11 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/address"
 	"github.com/skudonet/skudonet-ce-cluster/lib/archive"
 	"github.com/skudonet/skudonet-ce-cluster/lib/conf"
+	"github.com/skudonet/skudonet-ce-cluster/lib/fileset"
 	"github.com/skudonet/skudonet-ce-cluster/lib/ledger"
 	"github.com/skudonet/skudonet-ce-cluster/lib/mirror"
+	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
+	"github.com/skudonet/skudonet-ce-cluster/lib/scan"
 	"github.com/skudonet/skudonet-ce-cluster/lib/skudonet"
 	"github.com/skudonet/skudonet-ce-cluster/lib/smallfile"
 	"github.com/skudonet/skudonet-ce-cluster/lib/status"
@@ -74,6 +77,9 @@ func (n Node) Begin(ctx context.Context, c mirror.Config) (settings mirror.Confi
 	if notice != "" {
 		n.Log.Warn(notice)
 	}
+	if err := n.sift(ctx, c); err != nil {
+		n.Log.Warn(err.Error())
+	}
 	if changed {
 		n.Log.Warn("finished what was interrupted: the configuration was being replaced")
 	}
@@ -81,6 +87,20 @@ func (n Node) Begin(ctx context.Context, c mirror.Config) (settings mirror.Confi
 		n.Apply("the configuration was replaced before an interruption")
 	}
 	return c, unlock, nil
+}
+
+// sift keeps what a session of the former master has left when it was killed.
+func (n Node) sift(ctx context.Context, c mirror.Config) error {
+	h := peer.Host{StateDir: n.StateDir, RunDir: n.RunDir, Machine: n.Machine, Log: func(text string) { n.Log.Info(text) }}
+	var roots []scan.Root
+	for _, r := range c.Roots {
+		at := scan.Root{Name: r.Name, Dir: r.Dir, Set: fileset.New()}
+		if r.Only != "" {
+			at.Set = fileset.Only(r.Only)
+		}
+		roots = append(roots, at)
+	}
+	return peer.Sift(ctx, h, c.Archives, c.Limits, c.Peer, roots...)
 }
 
 // established tells whether an earlier run was compared with the peer since this
