@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -193,6 +194,7 @@ func (s *session) look(ctx context.Context, r *root, l Look) (RootDigest, *Error
 
 func (s *session) removeAll(ctx context.Context, r *root, list []Removal, d *RootDigest) (*Error, error) {
 	slices.SortFunc(list, childrenFirst)
+	list = slices.CompactFunc(list, func(a, b Removal) bool { return bytes.Equal(a.Path, b.Path) })
 	top, err := beneath.Top(r.dir)
 	if err != nil {
 		return nil, err

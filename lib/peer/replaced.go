@@ -265,12 +265,29 @@ func (s *session) siftWith(ctx context.Context, r *root, k *Keeping, n *replacin
 		}
 	} else {
 		step.At("peer.sifted")
-		err = os.RemoveAll(n.dir)
+		err = r.drop(n.dir, len(dropped)+len(left))
 	}
 	if err != nil {
 		return &Error{Kind: kindFailed, Text: fmt.Sprintf("what was replaced in %s, and had been changed in that moment, cannot be archived: %v", r.dir, err),
 			Remedy: "it is tried again, and stays in " + n.dir + " until then"}
 	}
+	return nil
+}
+
+// drop removes a directory with so many files. Of many it is done aside: the client
+// waits for the end of an rsync, but not for long.
+func (r *root) drop(dir string, files int) error {
+	if files <= manyPaths {
+		return os.RemoveAll(dir)
+	}
+	away, err := os.MkdirTemp(r.temp, "dropped")
+	if err == nil {
+		err = os.Rename(dir, filepath.Join(away, replacedName))
+	}
+	if err != nil {
+		return os.RemoveAll(dir)
+	}
+	go os.RemoveAll(away) // if that is interrupted, it is a temporary file like any other
 	return nil
 }
 
