@@ -14,7 +14,7 @@ import (
 )
 
 // of makes a session with a tree of n files that the record holds.
-func of(b *testing.B, n int) (*session, *root) {
+func of(b testing.TB, n int) (*session, *root) {
 	b.Helper()
 	dir := b.TempDir()
 	check := func(err error) {
@@ -44,7 +44,7 @@ func of(b *testing.B, n int) (*session, *root) {
 	return s, r
 }
 
-func (s *session) mustCommit(b *testing.B, count uint64, paths ...string) {
+func (s *session) mustCommit(b testing.TB, count uint64, paths ...string) {
 	b.Helper()
 	// What the tree has after its files were looked at is what the master has.
 	if _, err := s.roots[0].look(b.Context(), append(paths, "d0/farm-0_l4xnat.cfg")); err != nil {

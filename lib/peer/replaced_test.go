@@ -332,6 +332,25 @@ func TestSiftOfAMaster(t *testing.T) {
 	p.wantNothingLeft()
 }
 
+// An rsync that was ended between its link and its rename has replaced nothing.
+func TestLinkedAndNotReplaced(t *testing.T) {
+	s, r := of(t, 2)
+	const path = "d0/farm-1_l4xnat.cfg"
+	if refusal := s.prepare(t.Context(), r, []string{path}, keepAs(archive.Repair)); refusal != nil {
+		t.Fatal(refusal)
+	}
+	must(t, os.MkdirAll(filepath.Join(r.replaced(), "d0"), 0o755))
+	must(t, os.Link(filepath.Join(r.dir, path), filepath.Join(r.replaced(), path)))
+	must(t, os.WriteFile(filepath.Join(r.dir, path), []byte("edited"), 0o600))
+	if refusal := s.sift(t.Context(), r, keepAs(archive.Repair)); refusal != nil {
+		t.Fatal(refusal)
+	}
+	if list, err := s.archives.List(); err != nil || len(list) > 0 {
+		t.Errorf("archived: %+v, %v", list, err)
+	}
+	noTemp(t, r.temp)
+}
+
 // In a mount of its own within the tree nothing can be renamed out of it.
 func TestReplacedInAnotherMount(t *testing.T) {
 	p := newPair(t, map[string]string{"m/a": "1", "m/gone": "1", "other": "1"})
