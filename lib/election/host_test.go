@@ -90,7 +90,7 @@ func (h *host) carryOut(now time.Duration, was State, effects []Effect) error {
 			switch {
 			case e.Priority == 0 && was != Master && !(i > 0 && effects[i-1].Reason == BridgeEnded):
 				return fault("goodbye of a node that was not master")
-			case e.Priority == h.m.cfg.Priority && h.m.cfg.Foreign && was == Master && h.m.state == Backup && effects[i+1] == goodbye:
+			case e.Priority == h.m.cfg.Priority && !h.m.cfg.Signed && was == Master && h.m.state == Backup && effects[i+1] == goodbye:
 				// the advert that a keepalived beats
 			case e.Priority != 0 && (e.Priority != h.m.cfg.Priority || situationOf(h.m) != inMaster):
 				return fault("adverts belong to masters that stay")

@@ -487,12 +487,13 @@ func (m *Machine) depart(now time.Duration, why Effect) {
 
 // yield makes a master a backup of the rival it heard. The goodbye makes the
 // survivor announce once more, now that our guard stands. A keepalived does so only
-// for an advert that loses against its own.
+// for an advert that loses against its own. Signed, that would have a third router
+// with the key follow us for a moment, so that the goodbye invites it.
 func (m *Machine) yield(now time.Duration, ev Event, why Reason) {
 	if !m.listening {
 		m.do(Effect{Kind: RaiseGuard})
 	}
-	if m.cfg.Foreign && m.Speaks() == VRRP && (why == HigherPriority || why == HigherAddress) {
+	if !m.cfg.Signed && m.Speaks() == VRRP && (why == HigherPriority || why == HigherAddress) {
 		m.say(m.cfg.Priority)
 	}
 	m.listening = false

@@ -635,7 +635,7 @@ func (r *Router) carryOut(e election.Effect) {
 	switch e.Kind {
 	case election.SendAdvert:
 		if e.Priority == 0 || r.machine.State() != election.Master {
-			// A goodbye, and the last advert of who yields, say that nothing of ours
+			// A goodbye, and the last advert of who yields unsigned, say that nothing of ours
 			// answers for the address; so they wait for the guard, if one is being raised.
 			r.owed++
 			r.host.AfterGuard(func() { r.post(func() { r.farewell(e.Priority) }) })
