@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	answerPoll = 20 * time.Millisecond
-	slack      = 5 * time.Second // for a daemon that lives
+	answerPoll  = 20 * time.Millisecond
+	answerSlack = 5 * time.Second // for a daemon that lives
 )
 
 // handOver asks the daemon to hand over, and waits for what becomes of it.
@@ -53,7 +53,7 @@ func handOver(c *cli.Context) error {
 // because a daemon that was restarted then would not go on as one.
 func outcome(places node.Places, pid int) (reason string, err error) {
 	leaving := false
-	most := flushLimit + slack
+	most := flushLimit + answerSlack
 	for begun := time.Now(); time.Since(begun) < most; time.Sleep(answerPoll) {
 		record, unread := node.ReadRecord(places.RunDir)
 		// After the record: a master that has just become backup is seen as that.
@@ -72,7 +72,7 @@ func outcome(places node.Places, pid int) (reason string, err error) {
 		case unread == nil && leaving:
 			return "", fmt.Errorf("no successor within %s, staying master; is the peer running?", d.HandOverLimit)
 		}
-		most = max(most, flushLimit+time.Duration(d.HandOverLimit)+slack) // it may have noticed meanwhile that the peer is ucarp
+		most = max(most, flushLimit+time.Duration(d.HandOverLimit)+answerSlack) // it may have noticed meanwhile that the peer is ucarp
 	}
 	return "", fmt.Errorf("still master after %s, and skd-vrrpd does not say why; see its log", most)
 }

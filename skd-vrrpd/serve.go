@@ -212,10 +212,10 @@ func notifier() func(string) {
 func virtualRouter(c conf.Config) vrouter.Config {
 	dialects := map[conf.Protocol]election.Dialect{conf.VRRP: election.VRRP, conf.CARP: election.CARP, conf.Auto: election.Both}
 	kinds := map[conf.Transport]transport.Kind{conf.Multicast: transport.Multicast, conf.Unicast: transport.Unicast, conf.UDP: transport.UDP}
-	_, keepaliveds := c.Password.Key()
+	_, anyones := c.Password.Key()
 	cfg := vrouter.Config{
 		Election: election.Config{Priority: c.Priority, Interval: c.AdvertInterval, DeadRatio: c.DeadRatio, Preempt: c.Preempt,
-			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != "", Foreign: c.Password == "" || keepaliveds, Dialect: dialects[c.Protocol]},
+			Local: c.LocalIP, Peer: c.RemoteIP, Signed: c.Password != "", Foreign: c.Password == "" || anyones, Dialect: dialects[c.Protocol]},
 		Interface: c.Interface, VRID: c.VRID, ClusterIP: c.ClusterIP, Kind: kinds[c.Transport],
 		Second:     vrouter.Family{Local: c.Second.LocalIP, Peer: c.Second.RemoteIP, ClusterIP: c.Second.ClusterIP},
 		IgnoreLink: c.LinkLoss == conf.LinkLossIgnore,

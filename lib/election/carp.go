@@ -94,7 +94,8 @@ func (m *Machine) firstPatience() time.Duration {
 	return m.patience() + ucarpSilence
 }
 
-// LongestLeave is the longest time for which a machine of this configuration keeps the address for a successor.
+// LongestLeave is the longest time for which a machine of this configuration keeps
+// the address for a successor, in whichever dialect.
 func (c Config) LongestLeave() time.Duration {
 	longest, _ := leaveLimits(VRRP, c.Foreign, c.Interval)
 	if c.Dialect != VRRP {

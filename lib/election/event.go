@@ -43,9 +43,9 @@ var eventNames = [...]string{"start", "resume", "tick", "advert", "unverifiable 
 
 func (k EventKind) String() string { return eventNames[k] }
 
-// Event is one input of the Machine. From, Priority, Interval and Rank belong to
-// Advert, From and Timing to CARPAdvert, From, Claims and perhaps Interval to
-// Unverifiable, Hesitant to Start.
+// Event is one input of the Machine. From, Priority, Interval, Forgotten and Rank
+// belong to Advert, From and Timing to CARPAdvert, From, Claims and perhaps Interval
+// to Unverifiable, Hesitant to Start.
 type Event struct {
 	Kind      EventKind
 	From      netip.Addr

@@ -57,7 +57,8 @@ func (n *Node) daemon() status.Daemon {
 		State: r.State.String(), Since: status.Moment{Time: r.Since, Boot: r.SinceBoot}, Reason: r.Reason,
 		Interface: n.conf.Interface, VRID: n.conf.VRID, Priority: n.conf.Priority, Preempt: n.conf.Preempt,
 		Protocol: string(n.conf.Protocol), Speaks: spoken[r.Speaks], Transport: string(n.conf.Transport), Signed: n.conf.Password != "",
-		AdvertInterval: status.Seconds(n.conf.AdvertInterval), DeadRatio: n.conf.DeadRatio, DownInterval: status.Seconds(r.Silence), HandOverLimit: status.Seconds(r.HandOver),
+		AdvertInterval: status.Seconds(n.conf.AdvertInterval), DeadRatio: n.conf.DeadRatio,
+		DownInterval: status.Seconds(r.Silence), HandOverLimit: status.Seconds(r.HandOver),
 		Peer: status.Peer{Address: n.conf.RemoteIP.String()},
 		Sent: r.Sent, Received: r.Received, Drops: r.Drops, Warnings: slices.Clone(n.warnings),
 	}

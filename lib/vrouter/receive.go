@@ -244,7 +244,8 @@ func (r *Router) accept(l *leg, src, from netip.Addr, seq auth.Sequence, signed 
 		return
 	}
 	r.heardFrom(Peer{Addr: src, Heard: r.now, Priority: r.heard.Priority, Interval: r.heard.Interval, Verified: r.signed(), Next: r.nextKey},
-		election.Event{Kind: election.Advert, From: from, Priority: r.heard.Priority, Interval: r.heard.Interval, Rank: r.rank(l, src, from), Forgotten: r.bridge.wasForgotten(seq)})
+		election.Event{Kind: election.Advert, From: from, Priority: r.heard.Priority, Interval: r.heard.Interval,
+			Forgotten: r.bridge.wasForgotten(seq), Rank: r.rank(l, src, from)})
 }
 
 // toldBefore tells whether a verified advert came in the other family before, or

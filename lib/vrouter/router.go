@@ -808,7 +808,8 @@ func (r *Router) report() Report {
 	return Report{
 		State: r.machine.State(), Leaving: r.machine.Leaving(), Listening: r.machine.Listening(),
 		Since: r.since, SinceBoot: r.sinceBoot, Reason: r.reason, Peer: r.peer,
-		Interval: r.machine.MasterInterval(), Silence: r.machine.Silence(), HandOver: r.machine.HandOverLimit(), Speaks: r.machine.Speaks(), CARPOver: r.carpOver(),
+		Interval: r.machine.MasterInterval(), Silence: r.machine.Silence(), HandOver: r.machine.HandOverLimit(),
+		Speaks: r.machine.Speaks(), CARPOver: r.carpOver(),
 		Drops: maps.Clone(r.drops.total), Sent: r.sent, Received: r.recv, Now: r.now,
 	}
 }
