@@ -73,6 +73,16 @@ func TestTouchedBackup(t *testing.T) {
 			t.Errorf("%d archives of what was only old", more)
 		}
 	})
+	r.in("what a killed session had replaced here is kept by the daemon of a node that rules", func(t *testing.T) {
+		const replaced = "../.skudonet-ce-cluster.tmp/replaced"
+		a.kill()
+		a.sh("mkdir -p -m 700 " + replaced + "/farms; echo left >" + replaced + "/farms/a; cp -a mode " + replaced)
+		a.start()
+		a.inStep()
+		a.keeps("repair ours farms/a=left")
+		a.has(keys{"farms/a": "2"})
+		a.sh("! test -e " + replaced)
+	})
 	r.in("a repair that does not hold is left alone, until the next change", func(t *testing.T) {
 		n := len(b.history())
 		left := "left alone there, because something there changes it again: mode"
