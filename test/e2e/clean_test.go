@@ -207,9 +207,10 @@ func TestGuardCommand(t *testing.T) {
 	t.Log("not on a master")
 	p.start(n)
 	p.waitStatus(n, "master")
+	p.waitVirtuals(n, "eth0:1 192.168.77.100", "eth0:web 192.168.77.101")
 	p.says(n, 0, []string{"nothing done: process"}, "skd-vrrpd", "guard")
-	if p.hasGuard(n) || !p.holds(n) {
-		t.Errorf("the master is guarded: %v, has the address: %v", p.hasGuard(n), p.holds(n))
+	if have := p.virtuals(n); len(have) != 2 || p.hasGuard(n) {
+		t.Errorf("the master is guarded: %v, has %v", p.hasGuard(n), have)
 	}
 }
 
