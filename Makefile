@@ -8,7 +8,7 @@ VERSION  ?= $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 BUILD     = -trimpath -buildvcs=false -buildmode=pie -tags urfave_cli_no_docs
 LDFLAGS   = -s -w -bindnow -X $(MODULE)/lib/version.Version=$(VERSION)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
-SCRIPTS   = hooks/* test/install-deps test/fuzz .ci/run $(addprefix debian/,carry find-go mkdeb mkrepo profile.sh) \
+SCRIPTS   = hooks/* test/install-deps test/fuzz test/run .ci/run $(addprefix debian/,carry find-go mkdeb mkrepo profile.sh) \
 	$(wildcard debian/*.preinst.in debian/*.postinst debian/*.prerm debian/*.postrm) \
 	$(addprefix test/lab/stub/,skudonet init stubd) \
 	$(addprefix test/testbed/,testbed mkskudonet selftest stub/import-nics stub/DEBIAN/postinst) \
@@ -51,13 +51,13 @@ test: build
 	@test/install-deps check
 	@test/install-deps deb
 	@test/install-deps package
-	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/keepalived -e /test/neighbours -e /test/replication -e /test/history -e /test/package)
+	test/run -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /test/e2e -e /test/keepalived -e /test/neighbours -e /test/replication -e /test/history -e /test/package)
 	$(GO) test -count=1 -timeout 20m ./test/history
-	$(GO) test -race -count=1 -timeout 20m ./test/e2e
-	$(GO) test -race -count=1 -timeout 20m ./test/neighbours
-	$(GO) test -race -count=1 -timeout 10m ./test/keepalived
-	$(GO) test -race -count=1 -timeout 20m ./test/replication
-	$(GO) test -v -count=1 -timeout 20m ./test/package
+	test/run -race -count=1 -timeout 20m ./test/e2e
+	test/run -race -count=1 -timeout 20m ./test/neighbours
+	test/run -race -count=1 -timeout 10m ./test/keepalived
+	test/run -race -count=1 -timeout 20m ./test/replication
+	test/run -v -count=1 -timeout 20m ./test/package
 
 fuzz:
 	test/fuzz 30000
