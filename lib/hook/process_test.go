@@ -61,6 +61,18 @@ func (l *log) wait(t *testing.T, prefix string) string {
 	}
 }
 
+// waitLines waits for so many lines: a busy host may take longer for them than a script's end waits.
+func (l *log) waitLines(t *testing.T, count int) {
+	t.Helper()
+	for end := time.After(deadline); len(l.all()) < count; {
+		select {
+		case <-l.news:
+		case <-end:
+			t.Fatalf("want %d lines; the log: %q", count, l.all())
+		}
+	}
+}
+
 // write makes an executable script.
 func write(t *testing.T, name, text string) string {
 	t.Helper()
@@ -161,6 +173,7 @@ echo oops >&2
 	if c := run(t, exec(Grace), script, l); c.Err != nil {
 		t.Fatal(c.Err)
 	}
+	l.wait(t, "start: oops") // the last line; a busy host may take longer for it than a script's end waits
 	got := strings.Join(l.all(), "\n")
 	for _, want := range []string{"start: in /", "start: stdin is empty", "start: PATH=" + Path, "start: SKD_STATE=master", "start: oops"} {
 		if !strings.Contains(got, want) {
@@ -196,7 +209,7 @@ echo "self $$"
 while :; do sleep 1; done
 `)
 	r := NewRunner(Options{Scripts: map[Kind]string{Start: script, Stop: write(t, "stop", "#!/bin/sh\necho stopped\n")},
-		Log: l.add, Exec: exec(100 * time.Millisecond), Timeout: time.Hour})
+		Log: l.add, Exec: exec(time.Second), Timeout: time.Hour}) // in which a busy host also lets die what was killed
 	t.Cleanup(func() { r.Close(context.Background()) })
 	r.Want(Start)
 	child, self := l.wait(t, "start: child "), l.wait(t, "start: self ")
@@ -236,7 +249,7 @@ func TestTimeout(t *testing.T) { execs(t, testTimeout) }
 func testTimeout(t *testing.T, exec func(time.Duration) Exec) {
 	l := newLog()
 	r := NewRunner(Options{Scripts: map[Kind]string{Start: write(t, "hang", "#!/bin/sh\necho $$; kill -STOP $$\n")},
-		Log: l.add, Exec: exec(Grace), Timeout: 300 * time.Millisecond})
+		Log: l.add, Exec: exec(Grace), Timeout: 2 * time.Second}) // which must suffice for its first words
 	r.Want(Start)
 	wait(t, r)
 	if !errors.Is(r.Completed().Err, ErrTimeout) {

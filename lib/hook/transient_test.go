@@ -138,10 +138,11 @@ func TestSystemdRefuses(t *testing.T) {
 			tools(t, tc.tools)
 			dir, l := t.TempDir(), newLog()
 			way := Transient(dir, Grace)
-			for range 2 {
+			for lines := 2; lines <= 3; lines++ {
 				if c := run(t, way, script, l); c.Err != nil {
 					t.Fatal(c.Err)
 				}
+				l.waitLines(t, lines)
 			}
 			got := l.all()
 			if len(got) != 3 || !strings.Contains(got[0], tc.want) || got[1] != "start: hello" || got[2] != "start: hello" {
