@@ -45,7 +45,7 @@ func TestPreemption(t *testing.T) {
 		p.run(p.LB2, "skd-vrrpd", "handover")
 		p.master(p.LB1)
 		p.stays(p.LB1)
-		p.neverTwo(since, ucarpLag)
+		p.neverTwo(since, ucarpLag+slack) // ucarp has the address until it reads our advert
 		p.outage(probe, since, 0)
 	})
 }
