@@ -780,6 +780,9 @@ func (n *node) listen(link string) func(op byte) []byte {
 		n.t.Helper()
 		for b := make([]byte, 1500); ; {
 			size, _, err := unix.Recvfrom(fd, b, 0)
+			if err == unix.EINTR { // despite SA_RESTART, because of SO_RCVTIMEO
+				continue
+			}
 			if err != nil {
 				n.t.Fatalf("no ARP with operation %d: %v", op, err)
 			}

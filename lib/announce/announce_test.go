@@ -215,6 +215,9 @@ func (w wire) next() string {
 	w.t.Helper()
 	b := make([]byte, 2048)
 	n, _, err := unix.Recvfrom(w.fd, b, 0)
+	for err == unix.EINTR { // despite SA_RESTART, because of SO_RCVTIMEO
+		n, _, err = unix.Recvfrom(w.fd, b, 0)
+	}
 	if err != nil {
 		w.t.Fatalf("no more frames: %v", err)
 	}

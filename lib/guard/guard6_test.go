@@ -77,6 +77,9 @@ func (w wire) next6(t *testing.T, ip ...netip.Addr) (netip.Addr, spoken) {
 	b := make([]byte, 2048)
 	for {
 		n, from, err := unix.Recvfrom(w.fd, b, 0)
+		if err == unix.EINTR { // despite SA_RESTART, because of SO_RCVTIMEO
+			continue
+		}
 		if err != nil {
 			t.Fatalf("nothing from %v on the wire: %v", ip, err)
 		}

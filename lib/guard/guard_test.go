@@ -141,6 +141,9 @@ func (w wire) next(t *testing.T, ip ...netip.Addr) netip.Addr {
 	b := make([]byte, 2048)
 	for {
 		n, from, err := unix.Recvfrom(w.fd, b, 0)
+		if err == unix.EINTR { // despite SA_RESTART, because of SO_RCVTIMEO
+			continue
+		}
 		if err != nil {
 			t.Fatalf("nothing from %v on the wire: %v", ip, err)
 		}
