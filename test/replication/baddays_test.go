@@ -108,10 +108,14 @@ func (p *trial) over(mark int, word string) {
 	}
 }
 
-// saidOnce checks that one warning of the log, after mark, has all words.
+// saidOnce checks that one warning of the log, after mark, has all words. The log is written beside the work.
 func (p *trial) saidOnce(mark int, words ...string) {
 	p.t.Helper()
-	since := p.log()[mark:]
+	since := ""
+	p.eventually(fmt.Sprintf("the warning %q", words), func() (bool, string) {
+		since = p.log()[mark:]
+		return len(matching(since, append([]string{" warning "}, words...)...)) > 0, since
+	})
 	if found := matching(since, append([]string{" warning "}, words...)...); len(found) != 1 {
 		p.t.Errorf("said %d times: %q:\n%s", len(found), words, since)
 	}

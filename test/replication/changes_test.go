@@ -640,7 +640,7 @@ func TestFileThatIsWrittenForLongArrivesNevertheless(t *testing.T) {
 }
 
 func TestEditDuringATransfer(t *testing.T) {
-	p := startPair(t, keys{"rsync_args": "-a --delete --bwlimit=20m"})
+	p := startPair(t, keys{"rsync_args": "-a --delete --bwlimit=8m"})
 	p.sh("mkdir d; echo 1 >d/f; echo 1 >other")
 	p.same()
 	w := p.watch(true)
@@ -651,12 +651,11 @@ func TestEditDuringATransfer(t *testing.T) {
 		return s.State == status.Replicating, s.State
 	})
 	p.sh("printf changed | dd of=big conv=notrunc bs=1 seek=30000000 status=none")
-	w.pause(p.LB1)
 	p.sh("echo 2 >other; mv d e; echo 2 >e/f; mkdir -p n/m; echo 2 >n/m/f; rm global.conf; echo new >global.conf")
-	w.pause(p.LB1)
 	if _, err := p.LB2.ReadFile(lab.TreePath + "/big"); err == nil {
 		t.Error("the transfer was over before anything was changed")
 	}
+	w.pause(p.LB1) // reads all of big, which takes a while
 	p.same()
 	p.sh("echo more >>big; echo 3 >other")
 	w.pause(p.LB1)

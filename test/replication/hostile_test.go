@@ -267,11 +267,12 @@ func TestHostileNames(t *testing.T) {
 			}
 		}
 	}
-	var s struct{ State string }
-	out, _ := p.LB1.Run("skd-inotify", "status", "--json")
-	if err := json.Unmarshal([]byte(out), &s); err != nil || s.State != status.InStep {
-		t.Errorf("status --json: %v\n%s", err, out)
-	}
+	p.eventually("status --json", func() (bool, string) { // the last round may not be over
+		var s struct{ State string }
+		out, _ := p.LB1.Run("skd-inotify", "status", "--json")
+		err := json.Unmarshal([]byte(out), &s)
+		return err == nil && s.State == status.InStep, fmt.Sprintf("%v\n%s", err, out)
+	})
 }
 
 // A name with a newline that cannot be sent is in the problems, too.
@@ -582,9 +583,10 @@ func TestNothingLeaks(t *testing.T) {
 			return !strings.Contains(out, "rsync") && !strings.Contains(out, "skd-inotify rsh"), out
 		})
 	}
-	if names, _ := filepath.Glob(p.LB2.Root("/usr/local/skudonet/.skd*/*")); len(names) > 0 {
-		t.Errorf("left on the peer: %q", names)
-	}
+	p.eventually("nothing left on the peer", func() (bool, string) {
+		names, _ := filepath.Glob(p.LB2.Root("/usr/local/skudonet/.skd*/*"))
+		return len(names) == 0, fmt.Sprint(names)
+	})
 }
 
 // Where rsync reads the tree itself, half a file must not be sent either.

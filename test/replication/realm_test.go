@@ -207,8 +207,18 @@ func (n *ruler) log() string {
 	return text
 }
 
-// said counts the words in the replicator's log.
-func (n *ruler) said(words string) int { return strings.Count(n.log(), words) }
+// saidOnce checks that the replicator's log has the words once. It is written beside the work.
+func (n *ruler) saidOnce(words string) {
+	n.r.t.Helper()
+	said := 0
+	n.r.eventually(fmt.Sprintf("%q in the log of %s", words, n.Name), func() (bool, string) {
+		said = strings.Count(n.log(), words)
+		return said > 0, n.log()
+	})
+	if said != 1 {
+		n.r.t.Errorf("%s said %d times %q:\n%s", n.Name, said, words, n.log())
+	}
+}
 
 // status is what the replicator says of itself.
 func (n *ruler) status() (s status.Replicator) {

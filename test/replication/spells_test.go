@@ -187,7 +187,8 @@ func (s *spell) holds() {
 	if s.torn { // The configuration of a node that ruled apart is archived.
 		for _, n := range s.both() {
 			if n == s.master || !s.off {
-				there = append(there, strings.Fields(n.sh("find "+stateDir+"/archive -type f ! -path '*/archive/.*' -printf '%f\\n'"))...)
+				// One that is being made goes from under find's hands, to its name.
+				there = append(there, strings.Fields(n.sh("find "+stateDir+"/archive -path '*/archive/.*' -prune -o -type f -printf '%f\\n' 2>/dev/null || true"))...)
 			}
 		}
 	}
