@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skudonet/skudonet-ce-cluster/lib/peer"
 )
 
@@ -109,7 +111,7 @@ func (h *history) edit(n *node) {
 	case kind == 2 && regular:
 		err = os.WriteFile(name, []byte(token+" in place\n"), 0o644)
 	case kind == 3 && regular: // as an editor saves
-		h.replace(name, token+" by an editor\n")
+		err = replace(name, token+" by an editor\n")
 	case kind == 4 && !vital && len(before) > smallest:
 		err = os.Remove(name)
 	case kind == 5 && !vital && len(dirs) > 0 && len(before) > smallest+8:
@@ -147,12 +149,13 @@ func (h *history) edit(n *node) {
 		}
 	case kind == 13:
 		touched = []place{{peer.RTTablesRoot, filepath.Base(n.rtTables())}}
-		h.replace(n.rtTables(), "255 local\n100 "+token+"\n")
+		err = replace(n.rtTables(), "255 local\n100 "+token+"\n")
 	default:
 		touched = []place{{peer.ConfigRoot, "web_l4xnat.cfg"}}
-		h.replace(n.at(touched[0]), farm(token))
+		err = replace(n.at(touched[0]), farm(token))
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+	// The other node's configuration may have come into this one meanwhile.
+	if err != nil && !slices.ContainsFunc([]error{fs.ErrNotExist, fs.ErrExist, unix.ENOTDIR, unix.EISDIR}, func(e error) bool { return errors.Is(err, e) }) {
 		h.must(err)
 	}
 	if h.chance(4) { // a clock that is wrong

@@ -61,7 +61,7 @@ func (h *history) rewrite(n *node) {
 		if h.chance(2) {
 			h.must(os.WriteFile(name, b, 0o644))
 		} else {
-			h.replace(name, string(b))
+			h.must(replace(name, string(b)))
 		}
 	}
 	if h.chance(2) {
@@ -82,19 +82,23 @@ func (h *history) flip(n *node) {
 		if h.chance(2) {
 			h.must(os.WriteFile(name, []byte(text), 0o644))
 		} else {
-			h.replace(name, text)
+			h.must(replace(name, text))
 		}
 	}
 }
 
-func (h *history) replace(name, text string) {
+func replace(name, text string) error {
 	mode := os.FileMode(0o644)
 	if info, err := os.Lstat(name); err == nil {
 		mode = info.Mode().Perm()
 	}
-	h.must(os.WriteFile(name+".new", []byte(text), mode))
-	h.must(os.Chmod(name+".new", mode))
-	h.must(os.Rename(name+".new", name))
+	if err := os.WriteFile(name+".new", []byte(text), mode); err != nil {
+		return err
+	}
+	if err := os.Chmod(name+".new", mode); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
 }
 
 // act is one step.
