@@ -402,9 +402,15 @@ func TestSystemd(t *testing.T) {
 		return show + "systemctl " + verb + " skudonet.service --no-ask-password, "
 	}
 	n.sh("mkdir -p /run/systemd/system")
+	// That of systemd, which skd-hooks waits for, but not for long.
+	secondStop := func() {
+		t.Helper()
+		n.wait("test $(grep -c '^stop$' /run/calls) = 2 && ! pgrep -f 'skudonet[ ]stop'")
+	}
 	n.contains(n.hooks(0, "start"), "started by systemctl start skudonet in ")
 	n.equal("first start", n.calls(), start("start")+"start, started")
 	n.hooks(0, "stop")
+	secondStop()
 	n.equal("stop", n.calls(), stop+", stop")
 	n.equal("daemons", n.daemons(), "")
 	n.hooks(0, "start")
@@ -416,6 +422,7 @@ func TestSystemd(t *testing.T) {
 	n.equal("daemons", n.daemons(), "nftlb pound")
 
 	n.hooks(0, "stop")
+	secondStop()
 	n.calls()
 	n.sh("/etc/init.d/skudonet start >/dev/null 2>&1; : > /run/calls")
 	n.contains(n.hooks(0, "start"), "is up already")
@@ -569,7 +576,7 @@ func TestQuote(t *testing.T) {
 func TestStopDuringAStart(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	n.sh("echo SLOW=1 > /run/behave")
+	n.sh("echo SLOW=3 > /run/behave")
 	start := n.command(program, "-c", "/mnt/skudonet-cluster.conf", "--status-file", "/mnt/status", "start")
 	var out bytes.Buffer
 	start.Stdout, start.Stderr = &out, &out
@@ -598,7 +605,7 @@ func TestStopDuringAStartThatHangs(t *testing.T) {
 func TestOneAtATime(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)
-	n.sh("echo SLOW=1 > /run/behave")
+	n.sh("echo SLOW=3 > /run/behave")
 	results := make(chan string, 2)
 	for range 2 {
 		go func() { results <- n.hooks(0, "start") }()

@@ -139,8 +139,8 @@ func TestRetireUcarp(t *testing.T) {
 		n := newNode(t)
 		n.sh("mkdir -p " + hookHome + `
 printf '#!/bin/sh\nip addr add "$2/24" dev "$1"; echo "start $*" >> /run/scripts\n' > ` + hookHome + `skudonet-ce-cluster-start
-printf '#!/bin/sh\nsleep 1; ip addr del "$2/24" dev "$1"; echo "stop $*" >> /run/scripts; perl /run/skdinotify.pl > /dev/null 2>&1 &\n' > ` + hookHome + `skudonet-ce-cluster-stop
-chmod 755 ` + hookHome + `*; echo 'system("echo $$ > /run/late"); sleep 600' > /run/skdinotify.pl
+printf '#!/bin/sh\nsleep 1; ip addr del "$2/24" dev "$1"; echo "stop $*" >> /run/scripts; sh -c "echo \\$\\$ >/run/late; exec perl /run/skdinotify.pl" > /dev/null 2>&1 &\n' > ` + hookHome + `skudonet-ce-cluster-stop
+chmod 755 ` + hookHome + `*; echo 'sleep 600' > /run/skdinotify.pl
 ucarp -r 1 --interface=eth0 --srcip=192.168.0.250 --vhid=1 --pass=secret --addr=192.168.0.100 --neutral ` + options + ` \
 	--upscript=` + hookHome + `skudonet-ce-cluster-start --downscript=` + hookHome + `skudonet-ce-cluster-stop -B`)
 		n.wait("grep -q start /run/scripts && ! pgrep -P $(pidof ucarp)")
