@@ -504,6 +504,14 @@ func TestStubbornProgramIsKilled(t *testing.T) {
 	if res.Exit != 128+9 || !errors.Is(err, context.Canceled) {
 		t.Errorf("%+v, %v", res, err)
 	}
+	dies(t, group)
+}
+
+// dies waits for the end of a group that was killed.
+func dies(t *testing.T, group int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); len(alive(group)) > 0 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	}
 	if group == 0 || len(alive(group)) > 0 {
 		t.Errorf("group %d: %q are alive", group, alive(group))
 	}
@@ -523,9 +531,5 @@ func TestStragglersAreKilled(t *testing.T) {
 	var group int
 	text, _ := os.ReadFile(pid)
 	fmt.Sscan(string(text), &group)
-	for end := time.Now().Add(10 * time.Second); len(alive(group)) > 0 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-	}
-	if group == 0 || len(alive(group)) > 0 {
-		t.Errorf("group %d: %q are alive", group, alive(group))
-	}
+	dies(t, group)
 }

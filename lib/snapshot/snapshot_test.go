@@ -320,7 +320,7 @@ func TestWriterDuringCopy(t *testing.T) {
 		}
 	}
 	t.Logf("the longest that a writer waited: %v", worst)
-	if worst > 500*time.Millisecond {
+	if worst > 5*time.Second { // the kernel's patience is 45 s
 		t.Error("a copy does not give way to a writer")
 	}
 	if left, _ := os.ReadDir(filepath.Dir(s.Dir())); len(left) != 1 {

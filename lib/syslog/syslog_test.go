@@ -43,7 +43,7 @@ func TestLines(t *testing.T) {
 	log.Info("master on eth0: no advertisement", "from", "10.0.0.1", "error", errors.New("two words"), "empty", "")
 	log.Warn("a packet said \"evil\nskd-vrrpd: forged line\x1b[2J\"")
 	log.Debug("not shown")
-	s.Flush(time.Second)
+	s.Flush(10 * time.Second)
 	want := []string{
 		`master on eth0: no advertisement vrid=1 from=10.0.0.1 error="two words" empty=""`,
 		`a packet said "evil?skd-vrrpd: forged line?[2J" vrid=1`,
