@@ -169,10 +169,14 @@ func TestBare(t *testing.T) {
 
 	m.exits(0, script+" stop")
 	m.exits(3, script+" status")
-	b.eventually("nothing of it left", func() (bool, string) {
-		out, code := m.try("! { ps -ef | grep -v grep | grep -E 'skd-|skdinotify|stubd'; } && ! ip addr | grep -F " + virtual + " && ! ls " + statusFile)
-		return code == 0, out
-	})
+	gone := func(processes string) {
+		t.Helper()
+		b.eventually("nothing of it left", func() (bool, string) {
+			out, code := m.try("! { ps -ef | grep -v grep | grep -E '" + processes + "'; } && ! ip addr | grep -F " + virtual + " && ! ls " + statusFile)
+			return code == 0, out
+		})
+	}
+	gone("skd-|skdinotify|stubd")
 	m.exits(0, script+" stop")
 	m.exits(7, script+" force-reload")
 	m.exits(7, script+" handover")
@@ -180,8 +184,15 @@ func TestBare(t *testing.T) {
 	// A dead daemon whose number somebody else has by now.
 	m.exits(0, script+" start")
 	master()
-	m.exits(0, "kill -KILL $(skd-vrrpd pid); sleep 0.2")
-	m.exits(1, script+" status")
+	crash := func() {
+		t.Helper()
+		m.exits(0, "kill -KILL $(skd-vrrpd pid)")
+		b.eventually("its end", func() (bool, string) {
+			out, code := m.try(script + " status")
+			return code == 1, fmt.Sprintf("exit status %d: %s", code, out)
+		})
+	}
+	crash()
 	stranger := m.exits(0, "setsid sleep 1000 > /dev/null 2>&1 & echo $!")
 	m.exits(0, "echo "+stranger+" > /run/skudonet-ce-cluster/vrrpd.pid")
 	m.exits(1, script+" status")
@@ -191,7 +202,8 @@ func TestBare(t *testing.T) {
 	if now := pid(); now == stranger {
 		t.Error("the stranger is taken for the daemon")
 	}
-	m.exits(0, "kill -KILL $(skd-vrrpd pid); sleep 0.2; echo "+stranger+" > /run/skudonet-ce-cluster/vrrpd.pid")
+	crash()
+	m.exits(0, "echo "+stranger+" > /run/skudonet-ce-cluster/vrrpd.pid")
 	m.exits(0, script+" stop")
 	m.exits(3, script+" status")
 	m.exits(0, "kill -0 "+stranger)
@@ -203,8 +215,7 @@ func TestBare(t *testing.T) {
 	m.exits(0, script+" start")
 	master()
 	m.exits(0, "dpkg --purge skudonet-ce-cluster")
-	m.exits(1, "ps -ef | grep -v grep | grep -E 'skd-|skdinotify'")
-	m.exits(1, "ip addr | grep -F "+virtual)
+	gone("skd-|skdinotify")
 }
 
 func (m *bare) tries(script string) int {

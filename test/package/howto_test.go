@@ -106,7 +106,7 @@ func TestHowTo(t *testing.T) {
 			t.Errorf("%s of %s: %q", statusFile, node, text)
 		}
 	}
-	b.run(lb1, "ps -ef | grep -v grep | grep skdinotify")
+	b.until(lb1, "the replicator, which the start hook starts", "ps -ef | grep -v grep | grep skdinotify")
 	b.exits(lb2, 1, "ps -ef | grep -v grep | grep skdinotify")
 	b.inStep(lb1)
 	b.eventually("the virtual interface's file on the backup", func() (bool, string) {
@@ -117,7 +117,7 @@ func TestHowTo(t *testing.T) {
 		t.Error("the backup has the virtual address, too")
 	}
 	b.replicates(lb1)
-	b.says(b.read(lb1, "/var/log/skdinotify.log"), "replicated")
+	b.until(lb1, "words about it", "grep replicated /var/log/skdinotify.log") // when the backup has answered
 	b.says(b.read(lb2, "/var/log/syslog"), "skd-vrrpd", "backup")
 	b.says(b.read(lb2, tree+"/if_eth0_conf"), addresses[lb2])
 

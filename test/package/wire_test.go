@@ -219,6 +219,9 @@ func (p *pings) total(since time.Time) (sum time.Duration) {
 	return sum.Round(time.Millisecond)
 }
 
+// unnoticed is an outage of a client that nothing of ours makes: what a busy host may stand still, and less than a failover takes.
+const unnoticed = 2 * time.Second
+
 // survived waits until the address answers again, says how long it did not since then, and fails the test if that was
 // longer than at most.
 func (b *bed) survived(p *pings, what string, since time.Time, atMost time.Duration) {
