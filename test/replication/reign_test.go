@@ -377,10 +377,7 @@ func TestFirstContact(t *testing.T) {
 				n.demote()
 			}
 		}
-		r.eventually("no session", func() (bool, string) {
-			all := append(r.sessions(a), r.sessions(b)...)
-			return len(all) == 0, fmt.Sprint(all)
-		})
+		r.noSession()
 		for _, n := range r.both() {
 			r.run(n.Node, "sh", "-euc", "cd /usr/local/skudonet; rm -rf "+stateDir+"/* "+startsPath+" config; cp -a new config; echo "+n.Name+" >config/of-"+n.Name+"; echo "+n.Name+" >config/farm")
 			if !slices.Contains(holders, n) {
@@ -433,6 +430,7 @@ func TestFirstContact(t *testing.T) {
 	})
 	r.in("a node that was installed anew takes over what the other has", func(t *testing.T) {
 		a.demote()
+		r.noSession()
 		r.run(a.Node, "sh", "-euc", "cd /usr/local/skudonet; rm -rf "+stateDir+"/* config; cp -a new config; echo own >config/own")
 		a.promote()
 		a.inStep()
@@ -448,6 +446,15 @@ func TestFirstContact(t *testing.T) {
 // sessions lists the ends of a master's connection on a node.
 func (r *realm) sessions(n *ruler) (pids []string) {
 	return (&trial{r.pair}).pids(n.Node, "/usr/sbin/skd-inotify peer")
+}
+
+// noSession waits until the last one has ended, and so writes nothing any more.
+func (r *realm) noSession() {
+	r.t.Helper()
+	r.eventually("no session", func() (bool, string) {
+		all := append(r.sessions(r.a), r.sessions(r.b)...)
+		return len(all) == 0, fmt.Sprint(all)
+	})
 }
 
 // image copies what a snapshot of the machine would have, and back.
@@ -509,6 +516,7 @@ func TestRollback(t *testing.T) {
 		a.promote()
 		a.inStep()
 		a.demote()
+		r.noSession()
 		was := b.record().ID
 		r.run(b.Node, "sh", "-euc", rollBack+"; echo by hand >/usr/local/skudonet/config/hand")
 		a.promote()
