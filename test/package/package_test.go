@@ -185,10 +185,10 @@ func cluster(t *testing.T) *bed {
 	return b
 }
 
-// inStep waits until the master's replicator says that the backup has its configuration.
+// inStep waits until the master's replicator says that the backup has its configuration, now and not once.
 func (b *bed) inStep(master string) {
 	b.t.Helper()
-	b.until(master, "replication in step", "skd-inotify status | grep 'in step'")
+	b.until(master, "replication in step", "skd-inotify status | grep 'in step since'")
 }
 
 // replicates changes a file on the master, and waits until the backup has it.
