@@ -159,9 +159,11 @@ func TestLeavesNothing(t *testing.T) {
 		}
 		return len(left) == 0, fmt.Sprint(left)
 	})
-	if now, _ := os.ReadDir("/proc/self/fd"); len(now) != len(files) {
-		t.Errorf("%d open files, want %d as before", len(now), len(files))
-	}
+	// Nor is who waits for a daemon that has ended.
+	Eventually(t, 5*time.Second, "as many open files as before", func() (bool, string) {
+		now, _ := os.ReadDir("/proc/self/fd")
+		return len(now) == len(files), fmt.Sprintf("%d, want %d", len(now), len(files))
+	})
 	if _, err := l.LB1.Run("true"); !errors.Is(err, ErrNoPower) {
 		t.Errorf("a command after Close: %v, want %v", err, ErrNoPower)
 	}
@@ -438,8 +440,9 @@ func TestProbeAddress(t *testing.T) {
 	t.Logf("%d of %d answered, stall %v, gaps %v; the outage was made to last %v to %v", r.Answered, r.Sent, r.Stall, r.Gaps,
 		heal.Sub(isolated), healed.Sub(before))
 	gap := r.LongestSince(isolated)
-	if gap.Open || gap.From.Before(before.Add(-r.Stall-10*ProbeInterval)) || gap.From.After(isolated) ||
-		gap.To.Before(heal) || gap.To.After(healed.Add(r.Stall+10*ProbeInterval)) {
+	late := r.Stall + 100*ProbeInterval // a busy kernel delivers late, too
+	if gap.Open || gap.From.Before(before.Add(-late)) || gap.From.After(isolated.Add(late)) ||
+		gap.To.Before(heal) || gap.To.After(healed.Add(late)) {
 		t.Errorf("gap from %v to %v (%v): want within %v..%v to %v..%v", gap.From, gap.To, gap, before, isolated, heal, healed)
 	}
 	if r.Sent-r.Answered < gap.Lost {
@@ -524,8 +527,9 @@ func TestProbeService(t *testing.T) {
 	if len(r.Turns) != 2 || !r.Turns[0].To.Before(off) || !r.Turns[1].From.After(off) {
 		t.Errorf("turns %v around %v", r.Turns, off)
 	}
-	if gap := r.LongestSince(off); gap.From.After(off) || !gap.To.Equal(r.Turns[1].From) {
-		t.Errorf("gap %v to %v around %v", gap.From, gap.To, off)
+	// It need not be the longest on a busy host.
+	if i := slices.IndexFunc(r.Gaps, func(g Gap) bool { return g.To.Equal(r.Turns[1].From) }); i < 0 || r.Gaps[i].From.After(off) {
+		t.Errorf("gaps %v, none from before %v to %v", r.Gaps, off, r.Turns[1].From)
 	}
 }
 
@@ -634,7 +638,7 @@ func TestCapture(t *testing.T) {
 	delivered, err := l.Capture(l.Client, Delivered, ICMP)
 	check(t, err)
 	run(t, l.LB1, "ip", "neigh", "flush", "dev", "eth0")
-	wantReply(t, l.LB1, l.Client.Addr(0))
+	run(t, l.LB1, "ping", "-c1", "-W10", l.Client.Addr(0).String())
 	packets, err := sent.Stop()
 	check(t, err)
 	i := slices.IndexFunc(packets, func(p Packet) bool { m, _ := p.ARP(); return m.Request && m.Target == l.Client.Addr(0) })

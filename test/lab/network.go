@@ -181,7 +181,7 @@ func (n *Node) plug(b *boot, link int) error {
 // settle waits until frames pass between the machine and the switch: the kernel tells the bridge of a carrier in its own
 // time.
 func (n *Node) settle(b *boot, link int) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return Await(ctx, "the carrier", func() (ok bool, seen string) {
 		err := b.within(netNamespace, func() error {

@@ -49,7 +49,9 @@ func TestRecordTree(t *testing.T) {
 	// Whole by nature, torn, and the same again.
 	sh("echo new > ../outside/f; mv ../outside/f a/b/f")
 	sees("a/b/f", "old\n", "new\n")
-	sh("printf half > a/b/torn; sleep 0.2; echo whole >> a/b/torn")
+	sh("printf half > a/b/torn")
+	sees("a/b/torn", "half")
+	sh("echo whole >> a/b/torn")
 	sees("a/b/torn", "half", "halfwhole\n")
 	sh("echo new > ../outside/f; mv ../outside/f a/b/f; chmod 600 a/b/f")
 	// New directories, at once and with what is in them; below renamed ones.
