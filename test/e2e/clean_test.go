@@ -207,6 +207,7 @@ func TestGuardCommand(t *testing.T) {
 	t.Log("not on a master")
 	p.start(n)
 	p.waitStatus(n, "master")
+	p.waitSkudonet(n, true) // so that the stop hook of the start takes no address away any more
 	p.waitVirtuals(n, "eth0:1 192.168.77.100", "eth0:web 192.168.77.101")
 	p.says(n, 0, []string{"nothing done: process"}, "skd-vrrpd", "guard")
 	if have := p.virtuals(n); len(have) != 2 || p.hasGuard(n) {
@@ -310,6 +311,8 @@ func TestCleanRunsTheStopHook(t *testing.T) {
 		p.t.Helper()
 		d := p.once(n)
 		p.waitStatus(n, "master")
+		p.fresh(n)
+		p.waitHookDone(n, "start") // and the stop hook before it
 		p.kill(d)
 	}
 	p.step("with the environment that the daemon gives it", func(t *testing.T) {

@@ -182,6 +182,7 @@ func TestHangUpWhileHookRuns(t *testing.T) {
 	p.hook(p.LB1, "start", waits)
 	p.start(p.LB1)
 	p.waitStatus(p.LB1, "master")
+	p.waitReport(p.LB1, "the start hook", runs("start"))
 	p.signal(p.LB1, unix.SIGHUP)
 	p.logged(p.LB1, later)
 	p.configure(p.LB1, keys{"cluster_id": "none"}) // after the daemon has looked at it
@@ -195,11 +196,19 @@ func TestHangUpWhileHookRuns(t *testing.T) {
 	p.hook(p.LB2, "stop", waits)
 	p.start(p.LB2)
 	p.waitStatus(p.LB2, "backup")
+	p.waitReport(p.LB2, "the stop hook", runs("stop"))
 	p.signal(p.LB2, unix.SIGHUP)
 	p.logged(p.LB2, later)
 	p.stop(p.LB2)
 	if starts := p.timesLogged(p.LB2, "started on eth0"); starts != 1 {
 		t.Errorf("started %d times although it was asked to stop meanwhile", starts)
+	}
+}
+
+// runs tells whether the hook of an event is at work.
+func runs(event string) func(status.Daemon) bool {
+	return func(d status.Daemon) bool {
+		return slices.ContainsFunc(d.Hooks, func(h status.Hook) bool { return h.Name == event && h.State == status.HookRunning })
 	}
 }
 
@@ -264,9 +273,10 @@ func TestUnwritableFiles(t *testing.T) {
 	p.logged(p.LB1, "over: ")
 	p.waitReport(p.LB2, "no trouble", hasFaults(0))
 	p.waitReport(p.LB1, "no trouble", hasFaults(0))
-	if text, _ := p.LB2.ReadFile(lb2Status); text != "master\n" {
-		t.Errorf("status of the successor %q", text)
-	}
+	p.eventually("the status of the successor", func() (bool, string) {
+		text, err := p.LB2.ReadFile(lb2Status)
+		return text == "master\n", fmt.Sprint(text, err)
+	})
 }
 
 func hasFaults(count int) func(status.Daemon) bool {
@@ -331,9 +341,10 @@ func TestTwoDaemonsShareFiles(t *testing.T) {
 		t.Errorf("prompts %q and %q", a, b)
 	}
 	for name, words := range map[string]string{"a": "master since", "b": "backup since"} {
-		if out, code := p.exitCode(n, "skd-hooks", append(places(name), "status")...); code != 0 || !strings.Contains(out, words) {
-			t.Errorf("status of %s exits %d:\n%s", name, code, out)
-		}
+		p.eventually("status of "+name, func() (bool, string) { // which comes after the word in the status file
+			out, code := p.exitCode(n, "skd-hooks", append(places(name), "status")...)
+			return code == 0 && strings.Contains(out, words), fmt.Sprintf("exits %d:\n%s", code, out)
+		})
 	}
 	p.eventually("what the start hook of a saw", func() (bool, string) {
 		text, err := n.ReadFile("/run/a/seen")

@@ -183,13 +183,15 @@ func (p *pair) bootAll(n *lab.Node) {
 	p.start(n)
 }
 
-// signalAll sends one to each process of the node that ps shows with these words. It returns how many there were.
+// signalAll sends one to each process of the node that ps shows with these words. It returns how many have got it: one may
+// have ended meanwhile.
 func (p *pair) signalAll(n *lab.Node, sig, words string) (count int) {
 	p.t.Helper()
 	for line := range strings.Lines(p.run(n, "ps", "-eo", "pid,args")) {
 		if strings.Contains(line, words) {
-			p.run(n, "kill", "-"+sig, strings.Fields(line)[0])
-			count++
+			if _, err := n.Run("kill", "-"+sig, strings.Fields(line)[0]); err == nil {
+				count++
+			}
 		}
 	}
 	return count
@@ -209,9 +211,10 @@ func TestReplicationThroughAPowerCut(t *testing.T) {
 	p.startBoth()
 	p.inStep(p.LB1)
 	p.step("on the master and nowhere on the backup", func(t *testing.T) {
-		if found := p.shown(p.LB1); len(found) != 1 {
-			t.Errorf("lb1 shows %q", found)
-		}
+		p.eventually("one replicator on lb1", func() (bool, string) { // which a child of it is too, until it executes rsync
+			found := p.shown(p.LB1)
+			return len(found) == 1, fmt.Sprintf("%q", found)
+		})
 		if found := p.shown(p.LB2); len(found) != 0 {
 			t.Errorf("lb2 shows %q", found)
 		}
@@ -287,6 +290,7 @@ func TestReplicationThroughAPowerCut(t *testing.T) {
 		p.signal(p.LB2, unix.SIGUSR2)
 		p.waitMaster(p.LB1)
 		p.inStep(p.LB1)
+		p.waitHookDone(p.LB2, "stop") // in which Skudonet writes its file in place
 		p.unaltered(p.LB1, p.tree(p.LB2))
 		answers(secondIP, p.LB1)
 		p.waitReplicator(p.LB2, false)
@@ -327,9 +331,7 @@ func TestPowerCutInMidTransfer(t *testing.T) {
 	p.inStep(p.LB1)
 	p.write(p.LB1, "large", "changed\n")
 	p.waitContent(p.LB2, "large", "changed\n")
-	if left := arriving(); left != "" {
-		t.Errorf("left over: %s", left)
-	}
+	p.eventually("nothing left over", func() (bool, string) { left := arriving(); return left == "", left })
 	p.check(seen.Stop())
 	seen.OnlyNames(t, p.wanted(was))
 	seen.OnlyContents(t, "large", "small\n", large, "changed\n")
@@ -458,6 +460,7 @@ func TestDemotedReplicatorEndsByItself(t *testing.T) {
 	p.inStep(p.LB1)
 	p.hook(p.LB2, "start", "#!/bin/sh\nexit 0\n") // it would make the nodes the same
 	p.signalAll(p.LB2, "STOP", "skd-inotify peer")
+	p.waitHookDone(p.LB2, "stop") // in which Skudonet writes its file in place
 	was := p.tree(p.LB2)
 	seen = p.record(p.LB2)
 	p.write(p.LB1, "under-way", "1")
@@ -550,7 +553,7 @@ func TestTwoMastersPushNothing(t *testing.T) {
 }
 
 func TestReplicatorOutlivesTheElectionsDaemon(t *testing.T) {
-	p := replicating(t)
+	p := replicating(t, keys{"advert_interval": "0.5"}) // two of them are the time for a new process
 	pid, connected := p.replicator(p.LB1), p.replication(p.LB1).Peer.Since
 	undisturbed := func(name string) {
 		p.t.Helper()
@@ -640,6 +643,7 @@ func TestRebootOfBothNodes(t *testing.T) {
 		p.start(p.other(first))
 		p.waitMaster(first)
 		p.inStep(first)
+		p.waitHookDone(p.other(first), "stop") // in which Skudonet writes its file in place
 		for n, r := range seen {
 			p.unaltered(n, was)
 			p.check(r.Stop())
