@@ -85,7 +85,7 @@ func TestIPv6Transports(t *testing.T) {
 			p.check(p.LB1.PowerOff())
 			p.waitStatus(p.LB2, "master")
 			p.eventually("answers", func() (bool, string) { return probe.AnsweredAfter(cut.Add(p.down(p.LB2) / 2)), p.roles() })
-			outage(t, probe.Stop(), cut, p.down(p.LB2))
+			p.outage(p.LB2, probe.Stop(), cut, p.down(p.LB2))
 			p.forgetsNeighbours(p.LB2)
 			back := p.boot(p.LB1)
 			p.start(p.LB1)
@@ -125,7 +125,6 @@ func TestIPv6Announcements(t *testing.T) {
 	wire := p.capture(lab.NDP)
 	p.start(p.LB1)
 	p.waitStatus(p.LB1, "master")
-	since := time.Now()
 	p.eventually("a refreshing announcement", func() (bool, string) {
 		n := 0
 		for _, packet := range wire.Packets() {
@@ -135,7 +134,14 @@ func TestIPv6Announcements(t *testing.T) {
 		}
 		return n >= 6, fmt.Sprint(n)
 	})
-	if took := time.Since(since); took < 6500*time.Millisecond || took > 8*time.Second+slack {
+	var said []time.Time
+	for _, packet := range wire.Packets() {
+		if m, ok := packet.Neighbour(); ok && m.Target == lab.ClusterIP6 {
+			said = append(said, packet.Time)
+		}
+	}
+	busy := slack + p.watch.Stall()
+	if took := said[5].Sub(said[0]); took < 7*time.Second-busy || took > 8*time.Second+busy {
 		t.Errorf("six announcements within %v; want them at 0, 1, 2, 3, 5 and 7 s", took)
 	}
 	mac := []byte{2, 0, 0, 0, 0x77, 11}
@@ -212,7 +218,7 @@ func TestIPv6Guard(t *testing.T) {
 	p.check(p.LB1.PowerOff())
 	p.waitStatus(p.LB2, "master")
 	p.eventually("answers", func() (bool, string) { return probe.AnsweredAfter(cut.Add(p.down(p.LB2) / 2)), p.roles() })
-	outage(t, probe.Stop(), cut, p.down(p.LB2))
+	p.outage(p.LB2, probe.Stop(), cut, p.down(p.LB2))
 	if got := learned(); !strings.Contains(got, ofBackup) {
 		t.Errorf("the client knows %s", got)
 	}
@@ -261,7 +267,7 @@ func split(four, six *lab.Watch, since time.Time) (longest time.Duration) {
 }
 
 func TestBothFamilies(t *testing.T) {
-	p := newPair6(t, lab.Both)
+	p := newPair6(t, lab.Both, keys{"advert_interval": "0.5"}) // two of them are the time for a new process
 	six := p.Watch(lab.ClusterIP6)
 	wire := p.capture(lab.VRRP | lab.ARP | lab.NDP)
 	began := time.Now()
@@ -329,19 +335,20 @@ func TestBothFamilies(t *testing.T) {
 	p.check(master.PowerOff())
 	p.waitStatus(backup, "master")
 	answers(cut.Add(p.down(backup) / 2))
-	outage(t, four.Stop(), cut, p.down(backup))
-	outage(t, other.Stop(), cut, p.down(backup))
+	p.outage(backup, four.Stop(), cut, p.down(backup))
+	p.outage(backup, other.Stop(), cut, p.down(backup))
 
 	if d := split(p.watch, six, began); d > slack {
 		t.Errorf("one node had the address of one family and its peer that of the other for %v", d)
 	}
-	count := map[bool]int{}
-	for _, a := range adverts(wire, p.LB2, began) {
-		count[a.ip.Source.Is6()]++
-	}
-	if count[true] == 0 || count[true] != count[false] {
-		t.Errorf("%d adverts over IPv6 and %d over IPv4", count[true], count[false])
-	}
+	// One of the last pair may still be under way.
+	p.eventually("as many adverts of lb2 over IPv6 as over IPv4", func() (bool, string) {
+		count := map[bool]int{}
+		for _, a := range adverts(wire, p.LB2, began) {
+			count[a.ip.Source.Is6()]++
+		}
+		return count[true] > 0 && count[true] == count[false], fmt.Sprintf("%d over IPv6, %d over IPv4", count[true], count[false])
+	})
 	out := p.run(backup, "skd-hooks", "status")
 	for _, words := range []string{"192.168.77.100/24", "fd77::100/64", "192.168.77."} {
 		if !strings.Contains(out, words) {
@@ -410,8 +417,8 @@ func TestBothFamiliesByEveryTransport(t *testing.T) {
 			p.check(master.PowerOff())
 			p.waitStatus(backup, "master")
 			answers(cut.Add(p.down(backup) / 2))
-			outage(t, four.Stop(), cut, p.down(backup))
-			outage(t, other.Stop(), cut, p.down(backup))
+			p.outage(backup, four.Stop(), cut, p.down(backup))
+			p.outage(backup, other.Stop(), cut, p.down(backup))
 			p.forgetsNeighbours(backup)
 			back := p.boot(master)
 			p.start(master)
@@ -427,7 +434,8 @@ func TestBothFamiliesByEveryTransport(t *testing.T) {
 // The node's addresses are tentative for a while after a boot, and after the interface was set down they are gone.
 func TestIPv6WithDuplicateAddressDetection(t *testing.T) {
 	p := newPair6(t, lab.IPv6)
-	p.run(p.LB1, "sh", "-c", `echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_dad
+	// For so long that the daemon is there before the search is over.
+	p.run(p.LB1, "sh", "-c", `echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_dad; echo 3 > /proc/sys/net/ipv6/conf/eth0/dad_transmits
 		ip link set eth0 down; ip link set eth0 up; ip addr add fd77::b/64 dev eth0`)
 	p.start(p.LB1)
 	p.logged(p.LB1, "is not usable on eth0 yet, because Linux looks for a duplicate of it first")
