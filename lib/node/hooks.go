@@ -76,7 +76,8 @@ func (n *Node) runHook(r *hook.Runner, k hook.Kind) { n.afterOthers(func() { r.W
 // Idle tells whether no hook runs and nothing waits to be done, so that another
 // process can follow.
 func (n *Node) Idle() bool {
-	if n.fileLane.busy() || n.netLane.busy() || n.guardLane.busy() {
+	// In the order in which they hand their work on, so that none of it is passed by.
+	if n.netLane.busy() || n.guardLane.busy() || n.fileLane.busy() {
 		return false
 	}
 	for _, r := range []*hook.Runner{n.transitions, n.announcements} {

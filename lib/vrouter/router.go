@@ -547,6 +547,7 @@ func (r *Router) linkIs(s link.State) {
 		// bound to an address that went and came back is not worth trusting.
 		if !usable && r.started {
 			r.fault = words
+			r.troubles.Show("link", outOfElection+words) // published with the transition
 			r.handle(election.Event{Kind: election.LinkLost})
 		}
 		if usable {
