@@ -13,6 +13,7 @@ import (
 
 // Whatever number and password a ucarp has that can be configured here as well, each of the two understands the other.
 func TestOtherNumbersAndPasswords(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		vhid     uint8
 		password string
@@ -66,6 +67,7 @@ func TestOtherNumbersAndPasswords(t *testing.T) {
 
 // Each waits for as many adverts as it was told to, whatever the other one was told.
 func TestDeadRatios(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct{ ours, ucarp int }{{10, 3}, {3, 10}} {
 		t.Run(fmt.Sprintf("%d and ucarp's %d", row.ours, row.ucarp), func(t *testing.T) {
 			p := newPair(t, keys{"protocol": "auto", "dead_ratio": fmt.Sprint(row.ours)}, fmt.Sprintf("--deadratio=%d", row.ucarp))
@@ -101,6 +103,7 @@ func TestDeadRatios(t *testing.T) {
 // The up script of version 2.0 started Skudonet, which takes seconds, before it put the address up; and ucarp says
 // nothing until it has returned.
 func TestHandOverToASlowUpScript(t *testing.T) {
+	t.Parallel()
 	master := func(t *testing.T, seconds int) *pair {
 		p := newPair(t, auto)
 		p.script = fmt.Sprintf("sleep %d", seconds)

@@ -173,6 +173,7 @@ func (s *stage) replayAll() {
 
 // Restart and power-off of either node at the stages of the bridge that TestBeside leaves out.
 func TestStages(t *testing.T) {
+	t.Parallel()
 	const (
 		backup = iota
 		master
@@ -310,6 +311,7 @@ func (p *pair) only() (master *lab.Node) {
 
 // Where $protocol is "vrrp", ucarp is nobody's master. That costs something, and the hint that says so is right.
 func TestVRRPBesideUcarp(t *testing.T) {
+	t.Parallel()
 	const hint = "it is CARP, as ucarp speaks it: upgrade that node, or set $protocol \"auto\" here until it is"
 	for _, row := range []struct {
 		name  string

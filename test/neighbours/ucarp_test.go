@@ -117,6 +117,7 @@ func TestLiveUpgradeOfTheMasterFirst(t *testing.T) {
 
 // What may happen to either node while the other one is still ucarp.
 func TestBeside(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name  string
 		keys  keys
@@ -232,6 +233,7 @@ func TestBeside(t *testing.T) {
 
 // Two that did not hear each other are one again, and agree which of them stays: that with the lower last octet.
 func TestSplitAndHeal(t *testing.T) {
+	t.Parallel()
 	for _, ours := range []int{1, 2} {
 		t.Run(fmt.Sprintf("ours is lb%d", ours), func(t *testing.T) {
 			p := newPair(t, auto)
