@@ -40,7 +40,7 @@ func (r *round) look(ctx context.Context, i int, w work) (*part, error) {
 		p.skip(u.Path, u.Err)
 	}
 	for path := range rw.forced {
-		if !p.excepted(path) {
+		if !p.excepted(path) && manifest.CheckPath(path) == nil { // Too long a path was never sent; it is gone.
 			p.wanted[path] = true
 		}
 	}

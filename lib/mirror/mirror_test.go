@@ -29,6 +29,7 @@ import (
 	"github.com/skudonet/skudonet-ce-cluster/lib/tree"
 	"github.com/skudonet/skudonet-ce-cluster/lib/trouble"
 	"github.com/skudonet/skudonet-ce-cluster/lib/vector"
+	"golang.org/x/sys/unix"
 )
 
 // world is an engine in virtual time with two real trees. The peer's half is
@@ -805,6 +806,46 @@ func TestWhatIsBelowAnUncomparedDirectoryIsNotCalledReplicated(t *testing.T) {
 		}
 		w.refuse = nil
 		w.pass(2 * time.Minute)
+		w.same()
+	})
+}
+
+// A path that is too long can neither be sent nor stay in the way when it is gone, whichever name the watcher saw last.
+func TestTooLongAPathGoes(t *testing.T) {
+	play(t, nil, func(w *world) {
+		long := strings.Repeat(strings.Repeat("x", 199)+"/", 20) + "beyond"
+		top, _, _ := strings.Cut(long, "/")
+		at, err := unix.Open(w.ours, unix.O_PATH, 0)
+		w.must(err)
+		for name := range strings.SplitSeq(long, "/") {
+			w.must(unix.Mkdirat(at, name, 0o755))
+			next, err := unix.Openat(at, name, unix.O_PATH, 0)
+			unix.Close(at)
+			at = next
+			w.must(err)
+		}
+		for range 3 { // deeper than any path may be
+			w.must(unix.Mkdirat(at, "more"+top, 0o755))
+			next, err := unix.Openat(at, "more"+top, unix.O_PATH, 0)
+			unix.Close(at)
+			at = next
+			w.must(err)
+			long += "/more" + top
+		}
+		unix.Close(at)
+		for _, path := range []string{top, long} {
+			w.engine.Changed(tree.Event{Path: path})
+			w.pass(time.Second)
+		}
+		if w.state.State != status.Waiting || w.said("too long") == 0 {
+			t.Errorf("%s with too long a path", w.state.State)
+		}
+		w.write("beside", "1")
+		w.remove(top)
+		w.pass(2 * retryMax)
+		if w.state.State != status.InStep || len(w.state.Problems) > 0 {
+			t.Errorf("%s, %v after it went", w.state.State, w.state.Problems)
+		}
 		w.same()
 	})
 }

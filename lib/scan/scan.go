@@ -110,8 +110,8 @@ func (t *Tree) Scan(ctx context.Context, full bool) (Report, error) {
 // examined with everything below it. What does not exist leaves the manifest,
 // with everything below. Directories above a path enter if they were not
 // known. The other names of a hard link are examined too: a change by way of one
-// is one of all. A path that leads outside or is too long is among the unreadable ones.
-// Errors are those of Scan.
+// is one of all. A path that leads outside is among the unreadable ones; of one that is too long, the
+// directory above it that is not is examined. Errors are those of Scan.
 func (t *Tree) Look(ctx context.Context, paths []string) (Report, error) {
 	return t.look(ctx, paths, true)
 }
@@ -127,15 +127,15 @@ func (t *Tree) Note(e manifest.Entry) {
 	l.enter(e, m)
 }
 
-// withoutBelow leaves out what is below another of the paths: a directory is
+// starts are where to look for paths, each once, without what is below another one: a directory is
 // looked at with everything below it, and what is below no directory is not there.
-func withoutBelow(paths []string) []string {
+func starts(paths []string) []string {
 	listed := make(map[string]bool, len(paths))
 	for _, path := range paths {
-		listed[path] = true
+		listed[nameable(path)] = true
 	}
 	var kept []string
-	for _, path := range paths {
+	for path := range listed {
 		covered := listed["."] && path != "."
 		for i := len(path) - 1; i > 0 && !covered; i-- {
 			covered = path[i] == '/' && listed[path[:i]]
@@ -144,7 +144,20 @@ func withoutBelow(paths []string) []string {
 			kept = append(kept, path)
 		}
 	}
+	slices.Sort(kept)
 	return kept
+}
+
+// nameable is path, or where nobody could name that to the kernel, the deepest directory above it that can be named.
+func nameable(path string) string {
+	for len(path) >= unix.PathMax {
+		i := strings.LastIndexByte(path, '/')
+		if i < 0 {
+			break
+		}
+		path = path[:i]
+	}
+	return path
 }
 
 func (t *Tree) look(ctx context.Context, paths []string, read bool) (Report, error) {
@@ -158,7 +171,7 @@ func (t *Tree) look(ctx context.Context, paths []string, read bool) (Report, err
 		return Report{}, err
 	}
 	before := t.walk
-	for _, path := range withoutBelow(paths) {
+	for _, path := range starts(paths) {
 		if err := manifest.CheckPath(path); err != nil {
 			l.unreadable(path, err)
 			continue

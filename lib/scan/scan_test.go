@@ -154,6 +154,15 @@ func TestTooDeep(tt *testing.T) {
 	if _, err := t.Manifest().AppendBinary(nil); err != nil {
 		t.Error(err)
 	}
+	// Asked for by its name, it is too long as long as it is there.
+	below := r.Unreadable[0].Path + "/" + name
+	if r, err := t.Look(t.Context(), []string{below, below + "/" + name}); err != nil || len(r.Unreadable) != 1 || r.Unreadable[0].Err != unix.ENAMETOOLONG {
+		t.Errorf("too long: unreadable %v, %v", r.Unreadable, err)
+	}
+	t.must(os.RemoveAll(t.path(strings.Repeat(name+"/", 15))))
+	if r, err := t.Look(t.Context(), []string{below}); err != nil || len(r.Unreadable) != 0 || len(r.Changed) != 2 {
+		t.Errorf("removed: changed %d, unreadable %v, %v", len(r.Changed), r.Unreadable, err)
+	}
 }
 
 func TestOnlyOneFile(tt *testing.T) {
