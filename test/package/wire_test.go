@@ -99,14 +99,22 @@ func (w *wire) record(in io.Reader) {
 	}
 }
 
+// overlap is how long a master that hands over, and keeps the address until it hears its successor, may answer beside it.
+const overlap = 200 * time.Millisecond
+
 // claimants are the nodes that spoke for the address since then, each as often as it has taken over from another one.
 func (w *wire) claimants(since time.Time) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var list []string
+	var taken time.Time
 	for _, c := range w.claims {
-		if c.at.After(since) && (len(list) == 0 || list[len(list)-1] != c.node) {
-			list = append(list, c.node)
+		n := len(list)
+		switch {
+		case !c.at.After(since) || n > 0 && c.node == list[n-1]:
+		case n > 1 && c.node == list[n-2] && c.at.Sub(taken) < overlap:
+		default:
+			list, taken = append(list, c.node), c.at
 		}
 	}
 	return list
