@@ -406,7 +406,7 @@ func TestPriority(t *testing.T) {
 				t.Skipf("%s is not permitted here (CAP_SYS_RESOURCE)", tc.before)
 			}
 			script := write(t, "show", "#!/bin/sh\necho hook "+strings.ReplaceAll(tc.show, "PID", "$$")+"\n")
-			cmd := exec.Command("/bin/sh", "-c", tc.before+"\n"+`exec nice -n -15 "$0" -test.run='^TestPriority$'`, os.Args[0])
+			cmd := exec.Command("/bin/sh", "-c", tc.before+"\n"+`renice -15 -p $$ >/dev/null; exec "$0" -test.run='^TestPriority$'`, os.Args[0])
 			cmd.Env = append(os.Environ(), key+"="+script, key+"_DIR="+dir, key+"_SHOW=echo daemon "+strings.ReplaceAll(tc.show, "PID", "$PPID"))
 			out, err := cmd.CombinedOutput()
 			if err != nil {
