@@ -625,9 +625,9 @@ func (r *Router) handle(ev election.Event) {
 }
 
 // arrival tells the old master, which keeps the address until it hears this,
-// that we have it.
+// that we have it, also if we are leaving already: a goodbye does not tell it.
 func (r *Router) arrival() {
-	if r.machine.State() == election.Master && !r.machine.Leaving() && !r.machine.Listening() {
+	if r.machine.State() == election.Master && !r.machine.Listening() {
 		r.send(r.cfg.Election.Priority)
 	}
 }

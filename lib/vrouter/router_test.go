@@ -58,7 +58,8 @@ type station struct {
 
 	master    bool
 	guarded   bool
-	guardless bool // a guard that is to be raised never stands
+	guardless bool          // a guard that is to be raised never stands
+	slow      time.Duration // of the addresses
 	did       []string
 	enters    []string
 	kept      Record
@@ -168,7 +169,7 @@ func (s *station) AfterGuard(f func()) {
 		go f()
 	}
 }
-func (s *station) AfterAddresses(f func()) { go f() }
+func (s *station) AfterAddresses(f func()) { time.AfterFunc(s.slow, f) }
 func (s *station) Publish(Report)          {}
 func (s *station) Keep(r Record)           { s.kept = r }
 func (s *station) Save(l Lasting)          { s.stored = l }
@@ -424,6 +425,47 @@ func TestHandOverAndStopLeaveNoGap(t *testing.T) {
 			t.Error("a stopped router does not return")
 		}
 	})
+}
+
+// Who is invited and told to leave in the same moment says that it has the address all the same: whoever invited it has
+// it until then.
+func TestWhoLeavesAtOnceHasTakenOver(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		one, two Command
+		first    string
+		others   string
+	}{
+		{"both are stopped", Stop, Stop, "init", "master"},
+		{"the invited is stopped", HandOver, Stop, "master", "init"},
+		{"it is handed back", HandOver, HandOver, "master", "backup"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWire()
+				two := w.join(setup{addr: b, peer: a, passwords: signed})
+				one := w.join(setup{addr: a, peer: b, passwords: signed})
+				w.after(5 * time.Second)
+				if two.master {
+					one, two = two, one
+				}
+				defer one.kill()
+				defer two.kill()
+				two.slow = 10 * time.Millisecond
+				one.router.Do(tc.one)
+				w.after(5 * time.Millisecond)
+				two.want(t, "master")
+				two.router.Do(tc.two)
+				w.after(500 * time.Millisecond)
+				one.want(t, tc.first)
+				two.want(t, tc.others)
+				w.after(time.Second)
+				if tc.one == Stop {
+					two.want(t, "init")
+				}
+			})
+		})
+	}
 }
 
 // A guard that cannot be raised, for which the last goodbye waits, holds no stop up.
